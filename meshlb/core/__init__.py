@@ -1,0 +1,1 @@
+"""The nouns and protocols that every other room speaks of; nothing here needs time, chance, a socket or a thread."""

@@ -1,0 +1,130 @@
+"""Where a pod can be reached, and the whole truth about a Service at one moment.
+
+An ``EndpointSet`` is always complete: sources reduce what they hear (slices, answers, deltas) before they speak, so that a pool
+never has to guess whether an absent endpoint is gone or merely not mentioned.
+
+Spec: discovery.k8s.io/v1 EndpointSlice for the conditions; gRFC A61 for "endpoint".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Locality:
+    """Region, zone and sub-zone in Envoy's and gRPC's sense; empty means unknown and never matches."""
+
+    region: str = ""
+    zone: str = ""
+    sub_zone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """The zones and nodes that the control plane wants this endpoint to serve (KEP-2433)."""
+
+    zones: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+
+
+NO_LOCALITY = Locality()
+NO_HINTS = Hints()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One address that serves a target.
+
+    Identity is the address and the pod's uid: an IP that another pod took over is another endpoint. An unknown uid (``""``: DNS
+    has none) matches any uid at its address. ``host`` is an IP literal without brackets, or ``unix:PATH``
+    (``unix-abstract:NAME``) with port 0.
+
+    ``weight`` is relative and > 0. ``ready``, ``serving`` and ``terminating`` are the slice's conditions with their nil defaults
+    already applied. ``name`` is for people (the pod's name), never for decisions.
+    """
+
+    host: str
+    port: int
+    uid: str = ""
+    name: str = ""
+    locality: Locality = NO_LOCALITY
+    node: str = ""
+    weight: float = 1.0
+    hostname: str = ""
+    hints: Hints = NO_HINTS
+    ready: bool = True
+    serving: bool = True
+    terminating: bool = False
+
+    @property
+    def address(self) -> str:
+        """``10.0.0.1:80``, ``[fd00::1]:80`` or ``unix:/run/x.sock``."""
+        if self.host.startswith(("unix:", "unix-abstract:")):
+            return self.host
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def identity(self) -> tuple[str, int, str]:
+        """Host, port and uid: what tells two endpoints apart, and the order of an ``EndpointSet``."""
+        return (self.host, self.port, self.uid)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.address})" if self.name else self.address
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSet:
+    """Everything one source knows about a target, at one moment.
+
+    ``endpoints`` is sorted by identity, unique by it, and complete. ``fallback`` are addresses to use only while some of
+    ``endpoints`` may be used and none of them can be connected: the ClusterIP, as k connections that differ by uid. (While no
+    endpoint may be used the ClusterIP refuses too; while none is *known*, its connections are published as ``endpoints``.)
+    ``service_port`` is the Service's own port number, for the authority; 0 when it is not known. ``authoritative`` says that an
+    absence may be believed. ``source``, ``version`` and ``note`` (why the set is as it is: "3 endpoints, none ready") are for
+    logs, errors and ``status()``.
+    """
+
+    endpoints: tuple[Endpoint, ...]
+    source: str
+    version: str = ""
+    authoritative: bool = True
+    fallback: tuple[Endpoint, ...] = ()
+    service_port: int = 0
+    note: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        endpoints: Iterable[Endpoint],
+        source: str,
+        *,
+        version: str = "",
+        authoritative: bool = True,
+        fallback: Iterable[Endpoint] = (),
+        service_port: int = 0,
+        note: str = "",
+    ) -> EndpointSet:
+        """Sort and make unique; of two copies of one endpoint the one that can serve wins. What is an endpoint is no fallback."""
+        ordered = _unique(endpoints)
+        listed = {endpoint.identity for endpoint in ordered}
+        spare = tuple(endpoint for endpoint in _unique(fallback) if endpoint.identity not in listed)
+        return cls(ordered, source, version, authoritative, spare, service_port, note)
+
+    def __len__(self) -> int:
+        return len(self.endpoints)
+
+
+def _unique(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+    best: dict[tuple[str, int, str], Endpoint] = {}
+    for endpoint in endpoints:
+        key = endpoint.identity
+        seen = best.get(key)
+        if seen is None or _usefulness(endpoint) > _usefulness(seen):
+            best[key] = endpoint
+    return tuple(best[key] for key in sorted(best))
+
+
+def _usefulness(endpoint: Endpoint) -> int:
+    return 2 if endpoint.ready else 1 if endpoint.serving and endpoint.terminating else 0

@@ -1,0 +1,64 @@
+"""The live record of one endpoint, and of one try to use it.
+
+Live attempts are kept in two sets, unary and streams apart, and their sizes are the in-flight counts: ``set.add`` and
+``set.remove`` are single operations of the interpreter, atomic with and without the GIL, the removal says whether the attempt was
+still live (so an end counts once however often it is reported), and the sets are the drain list. A plain ``n += 1`` promises
+none of these.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshlb.core.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from meshlb.core.policy import LoadMetric
+
+
+class Subchannel:
+    """What a pool remembers of one endpoint for as long as discovery knows it; shared by every view of the pool.
+
+    ``endpoint``, ``removed`` and ``fallback`` are written under the pool's lock, by single stores; reading needs no lock.
+    ``started`` and ``failed`` are totals for ``status()``: plain integers that may lose an update under threads, never used to
+    decide.
+    """
+
+    __slots__ = ("__weakref__", "created_s", "endpoint", "failed", "fallback", "metric", "removed", "started", "streams", "unary")
+
+    def __init__(self, endpoint: Endpoint, metric: LoadMetric, created_s: float = 0.0) -> None:
+        self.endpoint = endpoint
+        self.metric = metric
+        self.created_s = created_s
+        self.unary: set[Attempt] = set()
+        self.streams: set[Attempt] = set()
+        self.removed = False  # discovery no longer lists it: draining, no new attempts
+        self.fallback = False  # the ClusterIP's: whoever needs it has waited long enough, so it is connected at once
+        self.started = 0
+        self.failed = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Live attempts of both kinds."""
+        return len(self.unary) + len(self.streams)
+
+    def __repr__(self) -> str:
+        state = " draining" if self.removed else ""
+        return f"<Subchannel {self.endpoint} unary={len(self.unary)} streams={len(self.streams)}{state}>"
+
+
+class Attempt:
+    """One try of a call on one subchannel; ended once, a second end is ignored. ``live`` is the set that counts it.
+
+    Made empty and filled by whoever counts it (see ``View.begin``): three stores are a tenth of a begin and end cheaper than a
+    call of ``__init__``.
+    """
+
+    __slots__ = ("live", "started_s", "subchannel")
+
+    live: set[Attempt]
+    started_s: float
+    subchannel: Subchannel
+
+    def __repr__(self) -> str:
+        return f"<Attempt on {self.subchannel.endpoint} {'live' if self in self.live else 'ended'}>"

@@ -1,0 +1,128 @@
+"""What holds for any fleet: any number of endpoints, weights, loads, failures and endpoints to be avoided."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshlb.balance.config import PolicyConfig
+from meshlb.balance.least_request import LeastRequest
+from meshlb.balance.p2c import P2C
+from meshlb.balance.round_robin import RoundRobin
+from meshlb.core.outcome import Outcome
+from meshlb.core.policy import PickInfo
+from meshlb.core.subchannel import Subchannel
+from tests.picking import hold, picks, subchannels_of
+
+CONFIGS = st.sampled_from(
+    [P2C(), RoundRobin(), LeastRequest(), LeastRequest(full_scan_limit=0), LeastRequest(full_scan_limit=0, choice_count=4)]
+)
+WEIGHTS = st.one_of(
+    st.integers(1, 80).map(lambda n: [1.0] * n),
+    st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=80),
+    st.lists(st.sampled_from([1.0, 2.0, 3.0]), min_size=1, max_size=80),
+)
+
+
+@dataclass
+class Scene:
+    """A fleet in some state, and what is to be avoided."""
+
+    config: PolicyConfig
+    subchannels: list[Subchannel]
+    avoid: frozenset[Subchannel]
+    picker: object
+    rng: random.Random
+
+
+@st.composite
+def scenes(draw: st.DrawFn, configs: st.SearchStrategy[PolicyConfig] = CONFIGS, failures: bool = True) -> Scene:
+    config, weights = draw(configs), draw(WEIGHTS)
+    rng = draw(st.randoms(use_true_random=False))
+    policy = config.build(rng)
+    subs = subchannels_of(policy, weights)
+    picker = policy.new_picker(subs, rng)
+    for sub in subs:
+        hold(sub.unary, draw(st.integers(0, 3)))
+        hold(sub.streams, draw(st.sampled_from([0, 0, 0, 7])))
+        if failures and draw(st.booleans()):
+            sub.metric.on_end(0.0, 0.001, Outcome.FAILURE)
+    avoid = frozenset(sub for sub in subs if draw(st.sampled_from([False, False, True])))
+    return Scene(config, subs, avoid, picker, rng)
+
+
+@given(scenes())
+def test_a_pick_is_a_member_and_avoids_whom_it_should(scene: Scene) -> None:
+    """Somebody always; nobody to be avoided while anybody else is there."""
+    picked = set(picks(scene.picker, 20, exclude=scene.avoid))  # type: ignore[arg-type]
+    allowed = set(scene.subchannels) - scene.avoid
+    assert picked
+    assert picked <= (allowed or set(scene.subchannels))
+
+
+@given(scenes(st.just(LeastRequest(full_scan_limit=100)), failures=False))
+def test_a_scan_finds_the_least_load_per_weight(scene: Scene) -> None:
+    """None of those that may be picked has less."""
+
+    def load(sub: Subchannel) -> float:
+        return (len(sub.unary) + 0.01 * len(sub.streams)) / sub.endpoint.weight
+
+    allowed = set(scene.subchannels) - scene.avoid or set(scene.subchannels)
+    least = min(map(load, allowed))
+    assert all(load(sub) <= least * (1 + 1e-12) for sub in picks(scene.picker, 10, exclude=scene.avoid))  # type: ignore[arg-type]
+
+
+@given(scenes(st.sampled_from([P2C(), LeastRequest(full_scan_limit=0)]), failures=False))
+def test_two_draws_never_give_the_single_busiest(scene: Scene) -> None:
+    """Whoever it is compared with is less loaded."""
+
+    def load(sub: Subchannel) -> float:
+        return (len(sub.unary) + 0.01 * len(sub.streams)) / sub.endpoint.weight
+
+    ranked = sorted(scene.subchannels, key=load)
+    if len(ranked) > 1 and load(ranked[-1]) > load(ranked[-2]) * (1 + 1e-9):
+        assert ranked[-1] not in picks(scene.picker, 50)  # type: ignore[arg-type]
+
+
+@given(st.integers(1, 60), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_round_robin_gives_everybody_the_same_number_of_turns(n: int, rounds: int, rng: random.Random) -> None:
+    """In any number of whole rounds, wherever they begin."""
+    policy = RoundRobin().build(rng)
+    subs = subchannels_of(policy, [1.0] * n)
+    assert Counter(picks(policy.new_picker(subs, rng), n * rounds)) == dict.fromkeys(subs, rounds)
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=12), st.randoms(use_true_random=False))
+def test_strides_are_never_far_from_the_exact_share(weights: list[int], rng: random.Random) -> None:
+    """In every prefix of the picks each endpoint is within two of what its weight is worth."""
+    policy = RoundRobin().build(rng)
+    subs = subchannels_of(policy, [float(weight) for weight in weights])
+    counts: Counter[Subchannel] = Counter()
+    for number, sub in enumerate(picks(policy.new_picker(subs, rng), 200), start=1):
+        counts[sub] += 1
+        for other, weight in zip(subs, weights, strict=True):
+            assert abs(counts[other] - number * weight / sum(weights)) < 2.0
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.sampled_from(list(Outcome)), st.floats(0.0, 10.0)), max_size=60),
+    st.lists(st.sampled_from([0.5, 1.0, 3.0]), min_size=10, max_size=10),
+)
+def test_a_penalty_ends_whatever_happened_before(events: list[tuple[int, Outcome, float]], weights: list[float]) -> None:
+    """Any history, then a minute of time and two turns of the lightest endpoint: nobody bears anything, and picks are quick again."""
+    rng = random.Random(1)
+    policy = P2C().build(rng)
+    subs = subchannels_of(policy, weights)
+    picker = policy.new_picker(subs, rng)
+    now_s = 0.0
+    for at, outcome, passed_s in events:
+        now_s += passed_s
+        hold(subs[at].unary)
+        picker.pick(PickInfo(), now_s)
+        subs[at].metric.on_end(now_s, 0.01, outcome)
+    picks(picker, 1 + int(2 * sum(weights) / min(weights)) + 200, now_s=now_s + 60.0)
+    assert [sub.metric.load(now_s + 60.0) for sub in subs] == [0.0] * 10
