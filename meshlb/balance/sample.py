@@ -1,0 +1,141 @@
+"""Draw a few distinct subchannels, keep the least loaded: for ``p2c``, and for ``least_request`` where a scan would be long.
+
+The first is drawn in proportion to weight, each further one likewise from the rest, and loads are compared per weight. The earlier
+draw wins ties, so that an idle pool is shared exactly in proportion to weight, and equal endpoints equally.
+
+Two draws are written out, since they are what nearly everybody uses: with equal weights one ``random()`` gives both positions
+(0.2 us at any n), with unequal ones the second draw skips the first one's interval (0.3 to 0.5 us). Streams and failure penalties
+(load/in_flight.py) are only looked at while there are some.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect, insort
+from collections.abc import Sequence
+
+from meshlb.balance.draw import Draw, relative_weights
+from meshlb.core.clock import Rng
+from meshlb.core.policy import Picker, PickInfo
+from meshlb.core.subchannel import Subchannel
+from meshlb.load.in_flight import Penalties
+
+
+def sample_picker(subchannels: Sequence[Subchannel], choice_count: int, rng: Rng, penalties: Penalties) -> Picker:
+    """For n >= ``choice_count`` >= 2 subchannels."""
+    weights = relative_weights(subchannels)
+    if choice_count == 2:
+        if weights is None:
+            return PairPicker(subchannels, rng, penalties)
+        return WeightedPairPicker(subchannels, weights, rng, penalties)
+    return SamplePicker(subchannels, weights, choice_count, rng, penalties)
+
+
+class SamplePicker:
+    """``weights`` are relative; None means that all are 1. Immutable; any thread."""
+
+    __slots__ = ("_choice_count", "_draw", "_peers", "_penalties", "_position_of", "_stream_weight", "_subchannels", "_weights")
+
+    def __init__(
+        self,
+        subchannels: Sequence[Subchannel],
+        weights: Sequence[float] | None,
+        choice_count: int,
+        rng: Rng,
+        penalties: Penalties,
+    ) -> None:
+        self._subchannels = tuple(subchannels)
+        self._weights = weights
+        self._choice_count = choice_count
+        self._draw = Draw(len(subchannels), weights, rng.random)
+        self._penalties = penalties
+        self._stream_weight = penalties.stream_weight
+        self._peers = penalties.join(self._subchannels, weights)
+        self._position_of: dict[Subchannel, int] = {}  # made when first somebody is to be avoided
+
+    def pick(self, info: PickInfo, now_s: float, /) -> Subchannel | None:
+        avoided = self._positions(info.exclude) if info.exclude else []
+        taken = avoided if len(avoided) < len(self._subchannels) else []
+        first = self._draw.other(taken) if taken else self._draw.one()
+        draws = [first]
+        free = len(self._subchannels) - len(taken)
+        for _ in range(min(self._choice_count, free) - 1):
+            insort(taken, draws[-1])
+            draws.append(self._draw.other(taken))
+        return self._least_loaded(draws, now_s)
+
+    def _least_loaded(self, draws: Sequence[int], now_s: float) -> Subchannel:
+        if self._penalties.penalised:
+            self._penalties.turn(now_s)
+        loads = [self._load(at, now_s) for at in draws]
+        return self._subchannels[draws[loads.index(min(loads))]]
+
+    def _load(self, at: int, now_s: float) -> float:
+        subchannel = self._subchannels[at]
+        live = len(subchannel.unary) + self._stream_weight * len(subchannel.streams)
+        if self._weights is not None:
+            live /= self._weights[at]
+        return live + subchannel.metric.load(now_s) if self._penalties.penalised else live
+
+    def _positions(self, subchannels: frozenset[Subchannel]) -> list[int]:
+        """Where these stand, ascending; those that are not ours are nowhere."""
+        if not self._position_of:
+            self._position_of = {sub: at for at, sub in enumerate(self._subchannels)}
+        return sorted([at for sub in subchannels if (at := self._position_of.get(sub)) is not None])
+
+
+class PairPicker(SamplePicker):
+    """Two draws among equal weights."""
+
+    __slots__ = ("_others", "_pairs", "_random")
+
+    def __init__(self, subchannels: Sequence[Subchannel], rng: Rng, penalties: Penalties) -> None:
+        super().__init__(subchannels, None, 2, rng, penalties)
+        self._random = rng.random
+        self._others = len(subchannels) - 1
+        self._pairs = len(subchannels) * self._others
+
+    def pick(self, info: PickInfo, now_s: float, /) -> Subchannel | None:
+        if info.exclude:
+            return super().pick(info, now_s)
+        first, second = divmod(int(self._random() * self._pairs), self._others)
+        if second >= first:
+            second += 1
+        subchannels = self._subchannels
+        a = subchannels[first]
+        b = subchannels[second]
+        if a.streams or b.streams or self._penalties.penalised:
+            return self._least_loaded((first, second), now_s)
+        return b if len(b.unary) < len(a.unary) else a
+
+
+class WeightedPairPicker(SamplePicker):
+    """Two draws among unequal weights."""
+
+    __slots__ = ("_cumulative", "_last", "_pair_weights", "_random")
+
+    def __init__(self, subchannels: Sequence[Subchannel], weights: Sequence[float], rng: Rng, penalties: Penalties) -> None:
+        super().__init__(subchannels, weights, 2, rng, penalties)
+        self._random = rng.random
+        self._pair_weights = weights
+        self._cumulative = self._draw.cumulative
+        self._last = len(subchannels) - 1
+
+    def pick(self, info: PickInfo, now_s: float, /) -> Subchannel | None:
+        if info.exclude:
+            return super().pick(info, now_s)
+        cumulative, weights, last = self._cumulative, self._pair_weights, self._last
+        total = cumulative[last]
+        # Bounded by ``last``, since a point that rounding made too large would be behind the end.
+        first = bisect(cumulative, self._random() * total, 0, last)
+        weight = weights[first]
+        point = self._random() * (total - weight)
+        if point >= cumulative[first] - weight:
+            point += weight
+        second = bisect(cumulative, point, 0, last)
+        if second == first:  # rounding hit the very edge of the skipped interval
+            second = first - 1
+        a = self._subchannels[first]
+        b = self._subchannels[second]
+        if a.streams or b.streams or self._penalties.penalised:
+            return self._least_loaded((first, second), now_s)
+        return b if len(b.unary) * weight < len(a.unary) * weights[second] else a
