@@ -1,0 +1,1 @@
+"""The attempt loop as decisions: no I/O, no waiting; the adapters wait and send."""

@@ -1,0 +1,1 @@
+"""The brain: an EndpointSet goes in, a Subchannel comes out."""

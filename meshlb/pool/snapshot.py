@@ -1,0 +1,41 @@
+"""What a pool knows at one moment, immutable, so that views and ``describe()`` read it without a lock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meshlb.core.endpoint import EndpointSet
+from meshlb.core.subchannel import Subchannel
+from meshlb.errors import ResolveError
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSnapshot:
+    """``listed`` are all subchannels discovery knows, ``eligible`` those that may take new work, ``lingering`` those that may not
+    but still serve while they terminate, ``fallback`` the ClusterIP's.
+
+    ``latest`` is None until the first answer. ``error`` is the resolver's last failure; it matters only while nothing is known.
+    """
+
+    listed: tuple[Subchannel, ...] = ()
+    eligible: tuple[Subchannel, ...] = ()
+    lingering: tuple[Subchannel, ...] = ()
+    fallback: tuple[Subchannel, ...] = ()
+    latest: EndpointSet | None = None
+    updated_s: float = 0.0
+    error: ResolveError | None = None
+
+    @property
+    def source(self) -> str:
+        return self.latest.source if self.latest is not None else "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an update did: subchannels that are new, and those that discovery no longer lists and that drain."""
+
+    added: tuple[Subchannel, ...] = ()
+    removed: tuple[Subchannel, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed)

@@ -1,0 +1,414 @@
+"""A call's decisions: try now, wait and for how long, go elsewhere, or give up and why."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+
+import pytest
+
+from meshlb.call.call import MAX_ELSEWHERE, Call, CallLimits
+from meshlb.core.outcome import Outcome
+from meshlb.core.policy import PickInfo
+from meshlb.core.subchannel import Attempt, Subchannel
+from meshlb.errors import ClosedError, DeadlineExceededError, NoEndpointError, ResolveError, ServiceNotFoundError
+from meshlb.retry.budget import TokenBucket
+from tests.unit.pool.bench import ANY, CONNECTING, READY, TRANSIENT_FAILURE, Bench, cluster_ip, pod, unready
+
+UNREACHABLE = Outcome.UNREACHABLE
+
+
+class Caller:
+    """Plays an adapter: asks at the bench's time, and knows the limits."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        *,
+        timeout_s: float | None = None,
+        wait_for_ready: bool = False,
+        stream: bool = False,
+        tokens: float = 100.0,
+        exclude: frozenset[Subchannel] = frozenset(),
+    ) -> None:
+        self.bench = bench
+        self.budget = TokenBucket(bench.loop, threading.Lock(), burst=tokens, refill_per_s=0.0)
+        limits = CallLimits(self.budget, first_answer_timeout_s=5.0, connect_timeout_s=3.0)
+        deadline_s = None if timeout_s is None else bench.loop.now_s() + timeout_s
+        info = PickInfo("/shop.Orders/Get", exclude)
+        self.call = Call(bench.view, limits, info, deadline_s=deadline_s, wait_for_ready=wait_for_ready, stream=stream)
+
+    def begin(self) -> Attempt | None:
+        return self.call.begin_attempt(self.bench.loop.now_s())
+
+    def sent(self) -> Attempt:
+        attempt = self.begin()
+        assert attempt is not None
+        return attempt
+
+    def waits(self) -> float | None:
+        """Seconds for which the adapter is told to wait; None without limit."""
+        assert self.begin() is None
+        until_s = self.call.wait_until_s
+        assert until_s is None or until_s > self.bench.loop.now_s()  # never a hot loop
+        return None if until_s is None else until_s - self.bench.loop.now_s()
+
+
+def connected(*numbers: int, policy: str = "p2c") -> Bench:
+    bench = Bench(policy)
+    bench.publish(*(pod(number) for number in numbers))
+    bench.connect(READY, *bench.view.wanted())
+    return bench
+
+
+# --- the ordinary call ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not UNREACHABLE])
+def test_a_call_that_was_sent_is_over_when_it_ends(outcome: Outcome) -> None:
+    """Whatever came of it: it may have been processed."""
+    caller = Caller(connected(1, 2))
+    attempt = caller.sent()
+    assert caller.call.end_attempt(attempt, outcome) is None
+    assert attempt.subchannel.in_flight == 0
+    assert caller.budget.tokens == 100.0
+
+
+def test_a_stream_is_counted_as_one() -> None:
+    """Unary attempts and streams weigh differently."""
+    bench = connected(1)
+    Caller(bench, stream=True).sent()
+    Caller(bench).sent()
+    assert (len(bench.sub(1).streams), len(bench.sub(1).unary)) == (1, 1)
+
+
+def test_what_the_caller_excludes_is_avoided() -> None:
+    """While another is ready."""
+    bench = connected(1, 2)
+    exclude = frozenset({bench.sub(1)})
+    assert {Caller(bench, exclude=exclude).sent().subchannel for _ in range(30)} == {bench.sub(2)}
+    bench.connect(CONNECTING, bench.sub(2))
+    assert Caller(bench, exclude=exclude).sent().subchannel is bench.sub(1)
+
+
+# --- waiting for the first answer -----------------------------------------------------------------------------------------
+
+
+def test_without_a_deadline_the_first_answer_is_waited_for_within_its_limit() -> None:
+    """Counted from the first question, however often the caller is woken."""
+    bench = Bench()
+    caller = Caller(bench)
+    assert caller.waits() == 5.0
+    bench.loop.advance(4.0)
+    assert caller.waits() == 1.0
+    bench.loop.advance(1.0)
+    with pytest.raises(ResolveError, match=r"^orders\.shop: no answer within first_answer_timeout_s=5 \(no source has answered yet\)$"):
+        caller.begin()
+
+
+def test_with_a_deadline_the_first_answer_is_waited_for_until_then() -> None:
+    """The user's limit replaces ours, shorter or longer."""
+    bench = Bench()
+    short, long = Caller(bench, timeout_s=0.5), Caller(bench, timeout_s=60.0)
+    assert (short.waits(), long.waits()) == (0.5, 60.0)
+    bench.loop.advance(0.5)
+    with pytest.raises(DeadlineExceededError, match="no source has answered yet"):
+        short.begin()
+    assert long.waits() == 59.5
+
+
+def test_the_answer_ends_the_waiting() -> None:
+    """And then the connection is waited for, with a limit of its own, counted from there."""
+    bench = Bench()
+    caller = Caller(bench)
+    caller.waits()
+    bench.loop.advance(4.0)
+    bench.publish(pod(1))
+    assert caller.waits() == 3.0
+    bench.loop.advance(2.0)
+    bench.connect(READY, bench.sub(1))
+    assert caller.sent().subchannel is bench.sub(1)
+
+
+def test_when_no_source_knows_anything_the_call_fails_at_once_and_says_what_each_answered() -> None:
+    """The error is the resolver's, in its kind."""
+    bench = Bench()
+    bench.pool.on_error(ServiceNotFoundError("orders.shop", ["api: 404", "dns: NXDOMAIN"]))
+    for timeout_s in (None, 60.0):
+        with pytest.raises(ServiceNotFoundError, match="api: 404; dns: NXDOMAIN"):
+            Caller(bench, timeout_s=timeout_s).begin()
+
+
+def test_calls_that_fail_alike_share_no_error_object() -> None:
+    """One object raised again and again would hold the frames of every call that it ended."""
+    bench = Bench()
+    error = ResolveError("orders.shop", ["dns: SERVFAIL"])
+    bench.pool.on_error(error)
+    raised = []
+    for _ in range(3):
+        with pytest.raises(ResolveError) as caught:
+            Caller(bench).begin()
+        raised.append(caught.value)
+    assert len({id(one) for one in [*raised, error]}) == 4
+    assert error.__traceback__ is None
+    assert len({len(traceback.extract_tb(one.__traceback__)) for one in raised}) == 1
+
+
+def test_an_answer_counts_more_than_an_error() -> None:
+    """A source that fails later takes nothing away."""
+    bench = connected(1)
+    bench.pool.on_error(ResolveError("orders.shop", ["api: 403"]))
+    assert Caller(bench).sent().subchannel is bench.sub(1)
+
+
+# --- waiting for a connection ---------------------------------------------------------------------------------------------
+
+
+def test_without_a_deadline_a_connection_is_waited_for_within_its_limit() -> None:
+    """Then the call fails and says how the connections are."""
+    bench = Bench()
+    bench.publish(pod(1), pod(2))
+    caller = Caller(bench)
+    assert caller.waits() == 3.0
+    bench.loop.advance(2.5)
+    bench.connect(CONNECTING, bench.sub(2))
+    assert caller.waits() == 0.5
+    bench.loop.advance(0.5)
+    said = r"^orders\.shop: no connection within connect_timeout_s=3: 2 endpoints known .* none connected: 1 connecting, 1 idle$"
+    with pytest.raises(NoEndpointError, match=said):
+        caller.begin()
+
+
+def test_with_a_deadline_a_connection_is_waited_for_until_then() -> None:
+    """As gRPC waits while it connects."""
+    bench = Bench()
+    bench.publish(pod(1))
+    caller = Caller(bench, timeout_s=10.0)
+    assert caller.waits() == 10.0
+    bench.loop.advance(10.0)
+    with pytest.raises(DeadlineExceededError, match=r"^orders\.shop: deadline exceeded while waiting: 1 endpoint known .* 1 idle$"):
+        caller.begin()
+
+
+def test_the_deadline_is_counted_once_over_resolving_waiting_and_every_attempt() -> None:
+    """Each attempt gets what is left."""
+    bench = Bench()
+    caller = Caller(bench, timeout_s=10.0)
+    now_s = bench.loop.now_s
+    assert caller.call.remaining_s(now_s()) == 10.0
+    caller.waits()
+    bench.loop.advance(2.0)
+    bench.publish(pod(1), pod(2))
+    assert caller.waits() == 8.0
+    bench.loop.advance(3.0)
+    bench.connect(READY, *bench.view.wanted())
+    attempt = caller.sent()
+    assert caller.call.remaining_s(now_s()) == 5.0
+    bench.loop.advance(4.0)
+    assert caller.call.end_attempt(attempt, UNREACHABLE) == 0.0
+    attempt = caller.sent()
+    assert caller.call.remaining_s(now_s()) == 1.0
+    bench.loop.advance(1.0)
+    assert caller.call.remaining_s(now_s()) == 0.0
+    assert caller.call.end_attempt(attempt, Outcome.CANCELLED) is None
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0])
+def test_a_deadline_that_is_over_before_the_first_attempt_sends_nothing(timeout_s: float) -> None:
+    """Even where an endpoint is ready."""
+    bench = connected(1)
+    with pytest.raises(DeadlineExceededError, match="1 connection ready"):
+        Caller(bench, timeout_s=timeout_s).begin()
+    assert bench.sub(1).started == 0
+
+
+def test_a_deadline_that_comes_between_two_attempts_ends_the_call() -> None:
+    """No attempt is begun that could only fail."""
+    bench = connected(1, 2)
+    caller = Caller(bench, timeout_s=1.0)
+    attempt = caller.sent()
+    bench.loop.advance(1.0)
+    assert caller.call.end_attempt(attempt, UNREACHABLE) == 0.0
+    with pytest.raises(DeadlineExceededError):
+        caller.begin()
+    assert caller.call.remaining_s(bench.loop.now_s()) == 0.0
+
+
+def test_no_ready_endpoint_fails_the_call_at_once_and_says_so() -> None:
+    """Zero pods, or none of them ready: waiting would be waiting for a deployment."""
+    for endpoints in ((), (unready(1), unready(2))):
+        bench = Bench()
+        bench.publish(*endpoints)
+        with pytest.raises(NoEndpointError, match=f"{len(endpoints)} endpoints known from kubernetes, none ready"):
+            Caller(bench, timeout_s=60.0).begin()
+
+
+# --- nothing can be connected ---------------------------------------------------------------------------------------------
+
+
+def test_when_nothing_is_connectable_a_call_makes_one_attempt_and_no_second() -> None:
+    """It hears the transport's own reason; there is no amplification, and nothing is taken from the bucket."""
+    bench = Bench()
+    bench.publish(pod(1), pod(2), pod(3))
+    bench.connect(TRANSIENT_FAILURE, *bench.view.wanted())
+    caller = Caller(bench)
+    attempt = caller.sent()
+    assert caller.call.end_attempt(attempt, UNREACHABLE) is None
+    assert sum(sub.started for sub in bench.view.wanted()) == 1
+    assert caller.budget.tokens == 100.0
+
+
+def test_the_calls_spread_their_one_attempt_over_all_endpoints() -> None:
+    """Each of them may be the first to be back."""
+    bench = Bench()
+    bench.publish(pod(1), pod(2), pod(3))
+    bench.connect(TRANSIENT_FAILURE, *bench.view.wanted())
+    assert {Caller(bench).sent().subchannel for _ in range(60)} == set(bench.view.wanted())
+
+
+def test_the_last_endpoint_that_turns_out_unreachable_ends_the_call() -> None:
+    """There is nowhere else to go."""
+    bench = connected(1)
+    caller = Caller(bench)
+    assert caller.call.end_attempt(caller.sent(), UNREACHABLE) is None
+    assert caller.budget.tokens == 100.0
+
+
+def test_while_the_fallback_connects_calls_wait_for_it() -> None:
+    """All pods failed, the ClusterIP is on its way."""
+    bench = Bench()
+    bench.publish(pod(1), fallback=[cluster_ip(0)])
+    bench.connect(READY, bench.sub(1))
+    caller = Caller(bench)
+    assert caller.call.end_attempt(caller.sent(), UNREACHABLE) == 0.0
+    assert caller.waits() == 3.0
+    bench.connect(READY, bench.spare(0))
+    assert caller.sent().subchannel is bench.spare(0)
+
+
+def test_a_call_that_waited_and_then_finds_all_failed_tries_one() -> None:
+    """The wait is over when the last endpoint has failed."""
+    bench = Bench()
+    bench.publish(pod(1), pod(2))
+    caller = Caller(bench)
+    caller.waits()
+    bench.connect(TRANSIENT_FAILURE, *bench.view.wanted())
+    assert caller.sent() is not None
+
+
+# --- wait_for_ready -------------------------------------------------------------------------------------------------------
+
+
+def test_wait_for_ready_waits_for_everything_without_limit() -> None:
+    """For the first answer, despite an error, for a ready pod, for a connection, and while all fail."""
+    bench = Bench()
+    caller = Caller(bench, wait_for_ready=True)
+    assert caller.waits() is None
+    bench.pool.on_error(ResolveError("orders.shop", ["dns: SERVFAIL"]))
+    bench.loop.advance(3600.0)
+    assert caller.waits() is None
+    bench.publish()
+    assert caller.waits() is None
+    bench.publish(pod(1))
+    bench.loop.advance(3600.0)
+    assert caller.waits() is None
+    bench.connect(TRANSIENT_FAILURE, bench.sub(1))
+    assert caller.waits() is None
+    bench.connect(READY, bench.sub(1))
+    assert caller.sent().subchannel is bench.sub(1)
+
+
+def test_wait_for_ready_ends_with_the_deadline() -> None:
+    """In each of these states."""
+    for states in ((), (pod(1),)):
+        bench = Bench()
+        if states:
+            bench.publish(*states)
+            bench.connect(TRANSIENT_FAILURE, *bench.view.wanted())
+        caller = Caller(bench, wait_for_ready=True, timeout_s=2.0)
+        assert caller.waits() == 2.0
+        bench.loop.advance(2.0)
+        with pytest.raises(DeadlineExceededError):
+            caller.begin()
+
+
+def test_wait_for_ready_waits_again_after_an_unreachable_endpoint() -> None:
+    """Where another call would give up, since nothing else is connectable."""
+    bench = connected(1)
+    caller = Caller(bench, wait_for_ready=True)
+    assert caller.call.end_attempt(caller.sent(), UNREACHABLE) == 0.0
+    assert caller.waits() is None
+    bench.connect(READY, bench.sub(1))
+    assert caller.sent().subchannel is bench.sub(1)  # tried before, and there is no other
+
+
+# --- elsewhere ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["p2c", "round_robin", "least_request"])
+def test_what_never_left_goes_elsewhere_at_most_twice_each_time_to_another_endpoint(policy: str) -> None:
+    """Three endpoints see the call; it is paid for twice."""
+    bench = connected(1, 2, 3, 4, 5, policy=policy)
+    caller = Caller(bench)
+    tried, again = [], []
+    for _ in range(3):
+        attempt = caller.sent()
+        tried.append(attempt.subchannel)
+        bench.connect(READY, attempt.subchannel)  # not even a mark on it: exclusion is the call's own
+        again.append(caller.call.end_attempt(attempt, UNREACHABLE))
+        bench.connect(READY, attempt.subchannel)
+    assert len(set(tried)) == 3
+    assert again == [0.0, 0.0, None]
+    assert caller.budget.tokens == 98.0
+    assert MAX_ELSEWHERE == 2
+
+
+def test_what_the_caller_excludes_stays_excluded_elsewhere() -> None:
+    """The call's own exclusions come on top, and the method stays."""
+    bench = connected(1, 2, 3)
+    caller = Caller(bench, exclude=frozenset({bench.sub(1)}))
+    first = caller.sent()
+    assert caller.call.end_attempt(first, UNREACHABLE) == 0.0
+    second = caller.sent()
+    assert {first.subchannel, second.subchannel} == {bench.sub(2), bench.sub(3)}
+    assert caller.call.info.method == ANY.method
+
+
+def test_an_empty_bucket_ends_the_call() -> None:
+    """With what it got."""
+    bench = connected(1, 2, 3)
+    caller = Caller(bench, tokens=1.0)
+    assert caller.call.end_attempt(caller.sent(), UNREACHABLE) == 0.0
+    assert caller.call.end_attempt(caller.sent(), UNREACHABLE) is None
+
+
+def test_a_server_that_refuses_further_tries_is_obeyed() -> None:
+    """A negative pushback; another one asks for a delay that a call which never arrived need not keep."""
+    bench = connected(1, 2, 3)
+    assert Caller(bench).call.end_attempt(Caller(bench).sent(), UNREACHABLE, -1.0) is None
+    assert Caller(bench).call.end_attempt(Caller(bench).sent(), UNREACHABLE, 5.0) == 0.0
+
+
+def test_an_attempt_ended_twice_counts_once() -> None:
+    """In flight, that is; the call does not go elsewhere for a second report either."""
+    bench = connected(1, 2, 3)
+    caller = Caller(bench)
+    attempt = caller.sent()
+    caller.call.end_attempt(attempt, Outcome.SUCCESS)
+    caller.call.end_attempt(attempt, Outcome.SUCCESS)
+    assert attempt.subchannel.in_flight == 0
+
+
+# --- closing --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wait_for_ready", [False, True])
+def test_a_call_on_a_closed_view_waits_for_nothing(wait_for_ready: bool) -> None:
+    """It would wait for ever: nobody reports connections any more."""
+    bench = Bench()
+    waiting = Caller(bench, wait_for_ready=wait_for_ready)
+    waiting.waits()
+    bench.view.close()
+    for caller in (waiting, Caller(bench, wait_for_ready=wait_for_ready)):
+        with pytest.raises(ClosedError, match=r"orders\.shop"):
+            caller.begin()
