@@ -1,0 +1,74 @@
+"""A few threads for short blocking reads, made on demand and gone when idle.
+
+Not ``concurrent.futures``: its threads are joined at exit for as long as a look-up takes, never end before, and its executors do
+not survive a fork.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Final
+
+MAX_THREADS: Final = 4  # a look-up may block for seconds; two names that hang must not keep the others waiting
+IDLE_S: Final = 10.0
+
+
+class Lookups:
+    """At most ``MAX_THREADS`` daemon threads ``meshlb-lookup-N``; jobs start in the order they came. Any thread may submit."""
+
+    def __init__(self, idle_s: float = IDLE_S) -> None:
+        self._idle_s = idle_s
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: for a forked child, where neither the threads nor the holders of the lock exist."""
+        self._lock = threading.RLock()  # re-entrant: a finalizer may run, and submit, while this thread holds it
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._free = list(range(MAX_THREADS, 0, -1))
+        self._outstanding = 0  # submitted and not finished
+
+    @property
+    def threads(self) -> int:
+        return MAX_THREADS - len(self._free)
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Run a job that never raises. Raises RuntimeError if no thread is there and the system allows none."""
+        with self._lock:
+            self._outstanding += 1
+            if self._free and self._outstanding > self.threads:
+                self._start()
+            self._jobs.put(job)
+
+    def _start(self) -> None:
+        number = self._free.pop()
+        try:
+            threading.Thread(target=self._run, args=(self._jobs, number), name=f"meshlb-lookup-{number}", daemon=True).start()
+        except RuntimeError:
+            self._free.append(number)
+            if not self.threads:
+                self._outstanding -= 1
+                raise
+
+    def end(self) -> None:
+        """Idle threads end now, the others after their job."""
+        for _ in range(self.threads):
+            self._jobs.put(None)
+
+    def _run(self, jobs: queue.SimpleQueue[Callable[[], None] | None], number: int) -> None:
+        while True:
+            try:
+                job = jobs.get(timeout=self._idle_s)
+            except queue.Empty:
+                with self._lock:
+                    if not jobs.empty():  # came in after the time ran out
+                        continue
+                    self._free.append(number)
+                    return
+            if job is None:
+                return
+            job()
+            del job  # what it holds must not live until the next one
+            with self._lock:
+                self._outstanding -= 1
