@@ -1,0 +1,120 @@
+"""The fake cluster's DNS server, asked with dnspython over real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.query
+import dns.rcode
+import dns.resolver
+import pytest
+
+from meshlb.testing import FakeCluster
+
+ORDERS = "orders.shop.svc.cluster.local"
+
+
+@pytest.fixture
+def cluster() -> Iterator[FakeCluster]:
+    with FakeCluster(namespace="shop") as cluster:
+        yield cluster
+
+
+def ask(cluster: FakeCluster, name: str, rdtype: str = "A", *, tcp: bool = False, edns: bool = False) -> dns.message.Message:
+    query = dns.message.make_query(name, rdtype, use_edns=edns, payload=4096)
+    send = dns.query.tcp if tcp else dns.query.udp
+    return send(query, cluster.dns.host, port=cluster.dns.port, timeout=2)
+
+
+def addresses(response: dns.message.Message) -> set[str]:
+    return {str(record) for rrset in response.answer for record in rrset}
+
+
+def test_a_service_is_its_cluster_ip_and_a_headless_one_its_ready_endpoints(cluster: FakeCluster) -> None:
+    """And the answer follows the endpoints at once; none at all is NXDOMAIN for the headless one alone."""
+    orders = cluster.service("orders", endpoints=["127.0.0.9:1"])
+    headless = cluster.service("headless", headless=True, endpoints=["127.0.0.9:1", "127.0.0.10:1"])
+    assert addresses(ask(cluster, ORDERS)) == {orders.cluster_ip}
+    assert addresses(ask(cluster, "headless.shop.svc.cluster.local")) == {"127.0.0.9", "127.0.0.10"}
+    orders.set_endpoints([])
+    headless.set_endpoints([])
+    assert addresses(ask(cluster, ORDERS)) == {orders.cluster_ip}
+    assert ask(cluster, "headless.shop.svc.cluster.local").rcode() == dns.rcode.NXDOMAIN
+    orders.delete()
+    assert ask(cluster, ORDERS).rcode() == dns.rcode.NXDOMAIN
+
+
+@pytest.mark.parametrize(("edns", "fits"), [(False, 29), (True, 73)])
+def test_an_answer_too_long_for_udp_is_truncated_and_whole_over_tcp(cluster: FakeCluster, edns: bool, fits: int) -> None:
+    """512 bytes without EDNS, 1232 with it, filled with whole records; the TC bit says that there are more."""
+    headless = cluster.service("big", headless=True, endpoints=[f"127.9.0.{n + 1}:80" for n in range(200)])
+    name = "big.shop.svc.cluster.local"
+    cut = ask(cluster, name, edns=edns)
+    assert cut.flags & dns.flags.TC
+    assert len(addresses(cut)) == fits
+    assert len(addresses(ask(cluster, name, tcp=True))) == 200
+    headless.set_endpoints([f"127.9.0.{n + 1}:80" for n in range(fits)])
+    whole = ask(cluster, name, edns=edns)
+    assert (whole.flags & dns.flags.TC, len(addresses(whole))) == (0, fits)
+
+
+@pytest.mark.parametrize("rcode", ["SERVFAIL", "NXDOMAIN", "REFUSED"])
+def test_fail_answers_with_that_code_until_recover(cluster: FakeCluster, rcode: str) -> None:
+    """For every name, or as often and for whom it was told."""
+    cluster.service("orders", endpoints=[])
+    cluster.dns.fail(rcode)
+    assert dns.rcode.to_text(ask(cluster, ORDERS).rcode()) == rcode
+    cluster.dns.recover()
+    assert ask(cluster, ORDERS).rcode() == dns.rcode.NOERROR
+    cluster.dns.fail(rcode, names=[ORDERS + "."], times=1)
+    assert ask(cluster, "kubernetes.default.svc.cluster.local").rcode() == dns.rcode.NOERROR
+    assert [dns.rcode.to_text(ask(cluster, ORDERS).rcode()) for _ in range(2)] == [rcode, "NOERROR"]
+
+
+def test_timeout_is_silence(cluster: FakeCluster) -> None:
+    """The query is logged, no answer comes."""
+    cluster.dns.fail("TIMEOUT")
+    query = dns.message.make_query(ORDERS, "A")
+    with pytest.raises(dns.exception.Timeout):
+        dns.query.udp(query, cluster.dns.host, port=cluster.dns.port, timeout=0.1)
+    assert [(entry.name, entry.type, entry.transport, entry.rcode) for entry in cluster.dns.queries] == [(ORDERS, "A", "udp", None)]
+
+
+def test_stop_closes_the_port_and_start_opens_the_same(cluster: FakeCluster) -> None:
+    """Over UDP the kernel answers with an ICMP error, over TCP it refuses."""
+    cluster.service("orders", endpoints=[])
+    before = cluster.nameserver
+    cluster.dns.stop()
+    with pytest.raises(OSError, match=r"refused|Errno"):
+        ask(cluster, ORDERS, tcp=True)
+    cluster.dns.start()
+    assert cluster.nameserver == before
+    assert ask(cluster, ORDERS, tcp=True).rcode() == dns.rcode.NOERROR
+
+
+def test_ordinary_names_are_what_the_test_says(cluster: FakeCluster) -> None:
+    """Both families, their own TTL; removed they are gone."""
+    cluster.dns.add("db.example.com", ["192.0.2.1", "2001:db8::1"], ttl_s=3)
+    (rrset,) = ask(cluster, "db.example.com").answer
+    assert (rrset.ttl, addresses(ask(cluster, "db.example.com", "AAAA"))) == (3, {"2001:db8::1"})
+    cluster.dns.remove("db.example.com")
+    assert ask(cluster, "db.example.com").rcode() == dns.rcode.NXDOMAIN
+
+
+def test_the_ttl_can_change(cluster: FakeCluster) -> None:
+    """5 s as CoreDNS's plugin has it, until told otherwise."""
+    cluster.service("orders", endpoints=[])
+    assert ask(cluster, ORDERS).answer[0].ttl == 5
+    cluster.dns.set_ttl(1)
+    assert ask(cluster, ORDERS).answer[0].ttl == 1
+
+
+def test_resolv_conf_has_the_search_domains_of_a_pod(cluster: FakeCluster) -> None:
+    """A resolver made from it, and given the port, finds a Service by its short name."""
+    orders = cluster.service("orders", endpoints=[])
+    resolver = dns.resolver.Resolver(filename=cluster.resolv_conf)
+    resolver.port = cluster.dns.port
+    assert {str(record) for record in resolver.resolve("orders", "A", search=True)} == {orders.cluster_ip}
