@@ -1,0 +1,1 @@
+"""Where are they? Sources of endpoints, and the chain that chooses among them."""

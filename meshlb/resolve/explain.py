@@ -1,0 +1,113 @@
+"""What each source said last, and why nothing is known: the words of errors and of ``describe()``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from meshlb.errors import PortNotFoundError, ResolveError, ServiceNotFoundError
+from meshlb.resolve.kubernetes.transport import SourceError
+from meshlb.resolve.ranking import Known, ServiceName, Verdict
+
+_E = TypeVar("_E")
+
+
+@dataclass(slots=True)
+class Told(Generic[_E]):
+    """When a source was last heard, and what it complained of; ``error`` is None after an answer."""
+
+    used: bool
+    heard_s: float | None = None
+    error: _E | None = None
+
+    def answered(self, now_s: float) -> None:
+        self.heard_s, self.error = now_s, None
+
+    def failed(self, error: _E, now_s: float) -> None:
+        self.heard_s, self.error = now_s, error
+
+    @property
+    def pending(self) -> bool:
+        return self.used and self.heard_s is None
+
+    @property
+    def satisfied(self) -> bool:
+        return self.heard_s is not None and self.error is None
+
+    def describe(self, now_s: float, answer: str) -> dict[str, Any]:
+        if not self.used:
+            return {"said": "not used"}
+        if self.heard_s is None:
+            return {"said": "nothing yet"}
+        return {"said": str(self.error) if self.error is not None else answer, "age_s": round(now_s - self.heard_s, 3)}
+
+
+@dataclass(slots=True)
+class Hearing:
+    """The API server's slices, DNS, and the Service itself as the API server reads it."""
+
+    slices: Told[SourceError]
+    dns: Told[ResolveError]
+    service: Told[SourceError]
+
+
+def why_nothing(verdict: Verdict, want: ServiceName, known: Known, hearing: Hearing) -> ResolveError:
+    """The error for a verdict without a source, once everybody was heard."""
+    if verdict.port_wrong:
+        return PortNotFoundError(str(want), [verdict.problem], summary="its port is not known")
+    causes = ([verdict.problem] if verdict.problem else []) + what_was_said(want, known, hearing)
+    # Who is refused, or has no API, cannot know better than those who answer; who is only away may know.
+    slices_deny = hearing.slices.error.kind != "unreachable" if hearing.slices.error is not None else True
+    dns_denies = not hearing.dns.used or isinstance(hearing.dns.error, ServiceNotFoundError)
+    if slices_deny and dns_denies and known.service is None:
+        return ServiceNotFoundError(str(want), causes, summary="no such Service")
+    return ResolveError(str(want), causes)
+
+
+def what_was_said(want: ServiceName, known: Known, hearing: Hearing) -> list[str]:
+    """One line a source, each beginning with its name."""
+    environment = f"says {known.env.host}" if known.env is not None else "does not know it"
+    return [
+        f"kubernetes: {_slices_said(want, known, hearing)}",
+        f"dns: {_dns_said(known, hearing)}",
+        f"environment: {environment}",
+    ]
+
+
+def describe(now_s: float, want: ServiceName, known: Known, hearing: Hearing) -> dict[str, Any]:
+    """What each source said, as plain data."""
+    return {
+        "kubernetes": hearing.slices.describe(now_s, _slices_said(want, known, hearing)),
+        "service": hearing.service.describe(now_s, _service_said(known, hearing)),
+        "dns": hearing.dns.describe(now_s, _dns_said(known, hearing)),
+        "environment": {"said": f"ClusterIP {known.env.host}" if known.env is not None else "does not know it"},
+    }
+
+
+def _slices_said(want: ServiceName, known: Known, hearing: Hearing) -> str:
+    if not hearing.slices.used:
+        return "not used"
+    if hearing.slices.error is not None:
+        return str(hearing.slices.error)
+    if known.slices is None:
+        return "nothing yet"
+    if known.slices:
+        return f"{sum(len(record.endpoints) for record in known.slices)} endpoints in {len(known.slices)} slices"
+    service = _service_said(known, hearing) if hearing.service.satisfied else ""
+    return f"no EndpointSlice of {want.service} in namespace {want.namespace}{service and ', ' + service}"
+
+
+def _service_said(known: Known, hearing: Hearing) -> str:
+    if known.service is None:
+        return "no such Service"
+    return f"{'headless' if known.service.headless else known.service.type} Service"
+
+
+def _dns_said(known: Known, hearing: Hearing) -> str:
+    if not hearing.dns.used:
+        return "not used"
+    if hearing.dns.error is not None:
+        return "; ".join(cause.removeprefix("dns: ") for cause in hearing.dns.error.causes)
+    if hearing.dns.heard_s is None:
+        return "nothing yet"
+    return ", ".join(known.addresses or ()) or "not polled now"

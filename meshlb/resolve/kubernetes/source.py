@@ -1,0 +1,252 @@
+"""EndpointSlices and Services of one cluster, shared by everything in the process: one list and watch per namespace.
+
+Nothing happens before the first ``watch`` or ``get_service``. Then a helper thread imports ``kubernetes`` and tenacity and reads
+the credentials (``connect``); where no cluster is configured, everybody is told so once and nothing is ever tried.
+
+Services are read one after the other in a single helper thread: they are wanted at start and rarely later, and when the API server
+is away, the first failure answers for all who wait.
+
+A Service that nobody wants any more is kept for ``linger_s``: programs that make a channel for each call would otherwise cause a
+list and a watch for each.
+
+Threads: every public method belongs to the discovery thread, except ``describe``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from meshlb.core.clock import Rng
+from meshlb.core.scheduler import Scheduler
+from meshlb.errors import ClosedError
+from meshlb.resolve.kubernetes.backoff import Backoff, Waits
+from meshlb.resolve.kubernetes.feed import Feed, ServiceSlices, SlicesListener
+from meshlb.resolve.kubernetes.requests import service_path
+from meshlb.resolve.kubernetes.stream import NamespaceStream
+from meshlb.resolve.kubernetes.transport import ApiError, ApiTransport, Interrupt, SourceError, as_api_error
+from meshlb.resolve.kubernetes.watch import ListWatch
+from meshlb.resolve.kubernetes.wire import ServiceRecord, parse_service
+
+__all__ = ["KubernetesSource", "ServiceDone", "ServiceSlices", "SlicesListener", "SourceError", "Subscription"]
+
+LINGER_S: Final = 5.0
+ABSENT: Final = SourceError("absent", "no Kubernetes API is configured")
+
+ServiceDone = Callable[[ServiceRecord | None, SourceError | None], None]
+
+_log = logging.getLogger("meshlb.resolve.kubernetes")
+
+
+class Subscription:
+    """One listener's interest in one Service. ``close`` may be called twice."""
+
+    __slots__ = ("_feed", "_listener", "_source")
+
+    def __init__(self, source: KubernetesSource, feed: Feed, listener: SlicesListener) -> None:
+        self._source: KubernetesSource | None = source
+        self._feed = feed
+        self._listener = listener
+
+    def close(self) -> None:
+        source, self._source = self._source, None
+        if source is not None:
+            source.unsubscribe(self._feed, self._listener)
+
+
+class KubernetesSource:
+    """See the module's head. ``connect`` gives the way to the cluster or None, and may raise ``ApiError``; it runs in a helper
+    thread."""
+
+    def __init__(
+        self,
+        connect: Callable[[], ApiTransport | None],
+        scheduler: Scheduler,
+        rng: Rng,
+        *,
+        import_gate: contextlib.AbstractContextManager[object] | None = None,
+        linger_s: float = LINGER_S,
+    ) -> None:
+        self._connect = connect
+        self._scheduler = scheduler
+        self._rng = rng
+        self._import_gate = import_gate or contextlib.nullcontext()
+        self._linger_s = linger_s
+        self._feeds: dict[tuple[str, str], Feed] = {}
+        self._streams: dict[str, NamespaceStream] = {}
+        self._wanted: deque[tuple[str, str, ServiceDone]] = deque()
+        self._reading: Interrupt | None = None
+        self._transport: ApiTransport | None = None
+        self._waits: Waits | None = None
+        self._connecting = False
+        self._connect_backoff: Backoff | None = None
+        self._trouble: SourceError | None = None
+        self._closed = False
+
+    # -- what is wanted
+
+    def watch(self, namespace: str, service: str, listener: SlicesListener) -> Subscription:
+        """Tell ``listener`` all slices of the Service, now and whenever they change, until the subscription is closed."""
+        if self._closed:
+            raise ClosedError("the Kubernetes source is closed")
+        key = (namespace, service)
+        feed = self._feeds.get(key)
+        if feed is None:
+            feed = self._feeds[key] = Feed(namespace, service, self._scheduler)
+            self._begin(feed)
+        feed.add(listener)
+        return Subscription(self, feed, listener)
+
+    def unsubscribe(self, feed: Feed, listener: SlicesListener) -> None:
+        """``Subscription.close``."""
+        feed.remove(listener)
+        if not feed.listeners and not self._closed:
+            self._scheduler.call_later(self._linger_s, partial(self._drop_if_unwanted, feed))
+
+    def get_service(self, namespace: str, name: str, done: ServiceDone) -> None:
+        """Read a Service once: ``done`` hears its record, or an error, or neither if there is no such Service."""
+        if self._closed:
+            raise ClosedError("the Kubernetes source is closed")
+        self._wanted.append((namespace, name, done))
+        if self._trouble is not None:
+            self._answer_all(self._trouble)
+        elif self._transport is None:
+            self._prepare()
+        elif self._reading is None:
+            self._read_next()
+
+    def close(self) -> None:
+        """Forget everybody and end all requests, without waiting for them."""
+        self._closed = True
+        for stream in self._streams.values():
+            stream.close()
+        for feed in self._feeds.values():
+            feed.close()
+        if self._reading is not None:
+            self._reading.fire()
+        self._streams.clear()
+        self._feeds.clear()
+        self._wanted.clear()
+        if self._transport is not None:
+            self._transport.close()
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for ``status()``; any thread."""
+        return {
+            "server": self._transport.server if self._transport is not None else None,
+            "error": str(self._trouble) if self._trouble is not None else None,
+            "namespaces": {namespace: stream.describe() for namespace, stream in sorted(self._streams.copy().items())},
+        }
+
+    # -- the way to the cluster
+
+    def _begin(self, feed: Feed) -> None:
+        if self._transport is not None and self._waits is not None:
+            stream = self._streams.get(feed.namespace)
+            if stream is None:
+                list_watch = ListWatch(feed.namespace, self._waits, self._rng)
+                stream = self._streams[feed.namespace] = NamespaceStream(list_watch, self._transport, self._scheduler)
+            stream.add(feed)
+        elif self._trouble is not None:
+            feed.fail(self._trouble)
+        else:
+            self._prepare()
+
+    def _prepare(self) -> None:
+        if not self._connecting and not self._closed:
+            self._connecting = True
+            self._scheduler.start_thread("connect", self._load)
+
+    def _load(self) -> None:
+        """In a helper thread: what takes time to import and to read."""
+        waits, transport, error = self._waits, None, None
+        try:
+            with self._import_gate:
+                waits = Waits.load()
+            transport = self._connect()
+        except ApiError as raised:
+            error = raised.told
+        except Exception as raised:  # noqa: BLE001 - a broken installation: everybody waits for an answer
+            _log.exception("the Kubernetes client cannot be used")
+            error = SourceError("config", f"{type(raised).__name__}: {raised}")
+        self._scheduler.call_soon(partial(self._loaded, waits, transport, error or (None if transport else ABSENT)))
+
+    def _loaded(self, waits: Waits | None, transport: ApiTransport | None, trouble: SourceError | None) -> None:
+        self._connecting = False
+        if self._closed:
+            if transport is not None:
+                transport.close()
+            return
+        self._waits, self._transport, self._trouble = waits, transport, trouble
+        if trouble is None:
+            for feed in list(self._feeds.values()):
+                self._begin(feed)
+            self._read_next()
+            return
+        for feed in self._feeds.values():
+            feed.fail(trouble)
+        self._answer_all(trouble)
+        if trouble is not ABSENT and waits is not None:
+            _log.warning("no Kubernetes API: %s", trouble)
+            self._connect_backoff = self._connect_backoff or Backoff(waits.refusal, self._rng)
+            self._scheduler.call_later(self._connect_backoff.next_s(self._scheduler.now_s()), self._prepare)
+
+    def _drop_if_unwanted(self, feed: Feed) -> None:
+        key = (feed.namespace, feed.service)
+        if self._closed or feed.listeners or self._feeds.get(key) is not feed:
+            return
+        del self._feeds[key]
+        feed.close()
+        stream = self._streams.get(feed.namespace)
+        if stream is not None:
+            stream.discard(feed)
+            if stream.empty:
+                stream.close()
+                del self._streams[feed.namespace]
+
+    # -- Services, one at a time
+
+    def _read_next(self) -> None:
+        if self._wanted and self._transport is not None and not self._closed:
+            namespace, name, _ = self._wanted[0]
+            self._reading = Interrupt()
+            self._scheduler.start_thread("services", partial(self._read, self._transport, namespace, name, self._reading))
+
+    def _read(self, transport: ApiTransport, namespace: str, name: str, interrupt: Interrupt) -> None:
+        """In a helper thread."""
+        path = service_path(namespace, name)
+        record, error = None, None
+        try:
+            try:
+                text = transport.get(path, (), interrupt)
+            except ApiError as refused:
+                if refused.kind != "unauthorized":
+                    raise
+                transport.renew_credentials()
+                text = transport.get(path, (), interrupt)
+            record = parse_service(text)
+        except Exception as raised:  # noqa: BLE001 - see as_api_error
+            error = as_api_error(raised)
+        self._scheduler.call_soon(partial(self._read_one, record, error))
+
+    def _read_one(self, record: ServiceRecord | None, error: ApiError | None) -> None:
+        self._reading = None
+        if self._closed or not self._wanted:
+            return
+        if error is not None and error.refusal is None:
+            self._answer_all(error.told)
+            return
+        missing = error is not None and error.kind == "not_served"
+        _, _, done = self._wanted.popleft()
+        trouble = error.told if error is not None and not missing else None
+        self._scheduler.call_soon(partial(done, record, trouble))
+        self._read_next()
+
+    def _answer_all(self, trouble: SourceError) -> None:
+        while self._wanted:
+            _, _, done = self._wanted.popleft()
+            self._scheduler.call_soon(partial(done, None, trouble))

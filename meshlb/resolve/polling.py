@@ -1,0 +1,91 @@
+"""When to ask a source that does not push, and how much of its answers to believe; pure decisions, used for DNS and getaddrinfo.
+
+When. After an answer: in its TTL, clamped to 1..30 s and jittered by a tenth to either side, so that the replicas of a service do
+not ask in step. After a failure: in 1 s, doubled up to 30 s, jittered alike (after the cap, else all who wait longest would meet).
+A hint (a connect failed) asks at once, though never within 1 s of the last question and not while the source itself is failing.
+
+What. A positive answer adds at once, and removes only what two of them in a row lack: answers may be partial, shuffled by a
+rotating server, or come from replicas that are not equally up to date. An incomplete answer (cut off, and no TCP) removes nothing.
+"No such name" removes nothing until it was the only answer throughout ``empty_grace_s``: CoreDNS says so for a headless Service
+without a ready pod, but also after a restart, and for a Service being replaced. A failure (SERVFAIL, no reply) removes nothing,
+ever, and starts that time afresh: what was not answered was not denied. A name that never had an address is unknown, not empty.
+
+Limits: a removal is seen after two polls; an emptied Service after ``empty_grace_s`` and what is left of the negative TTL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from meshlb.core.clock import Rng
+
+MIN_INTERVAL_S: Final = 1.0  # also for a TTL of 0: nameservers are shared by a whole cluster
+MAX_INTERVAL_S: Final = 30.0  # the TTL of a default Corefile; a longer one must not make us blind for longer
+JITTER_RATIO: Final = 0.1
+
+
+class Polling:
+    """The state of one polled name. Not thread-safe: everything happens on the discovery thread.
+
+    ``known`` is what is published, None while nothing was ever found. ``next_s`` is when to ask again.
+    """
+
+    def __init__(self, rng: Rng, *, empty_grace_s: float = 60.0) -> None:
+        self.known: frozenset[str] | None = None
+        self.next_s = 0.0
+        self.failures = 0  # in a row
+        self.absent_since_s: float | None = None
+        self._rng = rng
+        self._empty_grace_s = empty_grace_s
+        self._missed: frozenset[str] = frozenset()  # known, but not in the last positive answer
+        self._asked_s: float | None = None
+
+    def asked(self, now_s: float) -> None:
+        """The question went out."""
+        self._asked_s = now_s
+
+    def found(self, now_s: float, addresses: Iterable[str], ttl_s: float, *, complete: bool = True) -> bool:
+        """A positive answer, with one address at least; True if what is known has changed."""
+        answer = frozenset(addresses)
+        before = self.known or frozenset()
+        gone = before - answer
+        self._missed = gone - self._missed if complete else self._missed - answer
+        self.known = answer | (self._missed if complete else gone)
+        self.failures = 0
+        self.absent_since_s = None
+        self.next_s = now_s + self._interval_s(ttl_s)
+        return self.known != before
+
+    def absent(self, now_s: float, ttl_s: float) -> bool:
+        """The name does not exist, or has no address; True if that has now lasted long enough to be published as empty."""
+        self.failures = 0
+        since_s = self.absent_since_s = now_s if self.absent_since_s is None else self.absent_since_s
+        self.next_s = now_s + self._interval_s(ttl_s)
+        if not self.known:
+            return False
+        end_s = since_s + self._empty_grace_s
+        if now_s < end_s:
+            self.next_s = min(self.next_s, max(end_s, now_s + MIN_INTERVAL_S))
+            return False
+        self.known = self._missed = frozenset()
+        return True
+
+    def failed(self, now_s: float) -> None:
+        """No answer, or one that says nothing about the name."""
+        self.absent_since_s = None
+        # Beyond 2**10 the cap has long been reached, and a float would overflow in the end.
+        self.next_s = now_s + self._jittered(min(MAX_INTERVAL_S, MIN_INTERVAL_S * 2.0 ** min(self.failures, 10)))
+        self.failures += 1
+
+    def hint(self, now_s: float) -> None:
+        """What is known may be stale: ask sooner, if that is allowed."""
+        if not self.failures:
+            earliest_s = now_s if self._asked_s is None else self._asked_s + MIN_INTERVAL_S
+            self.next_s = min(self.next_s, max(now_s, earliest_s))
+
+    def _interval_s(self, ttl_s: float) -> float:
+        return max(MIN_INTERVAL_S, self._jittered(min(ttl_s, MAX_INTERVAL_S)))
+
+    def _jittered(self, length_s: float) -> float:
+        return length_s * (1.0 + JITTER_RATIO * (2.0 * self._rng.random() - 1.0))

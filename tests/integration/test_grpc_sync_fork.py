@@ -1,0 +1,149 @@
+"""A forked child uses an inherited channel as if it were new, and the parent does not notice.
+
+Each case runs in a process of its own: a fork in the test runner would copy its threads and sockets. The server is in the runner.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.channels import EchoServer, echo_servers
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+
+PRELUDE = """
+import os, sys, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of every fork with threads
+from meshlb.core.endpoint import Endpoint
+from meshlb.runtime.fork import on_fork_child
+from tests.support.channels import Bench, LooseBinding, eventually, request
+
+binding = LooseBinding()
+pods = [Endpoint(host="127.0.0.1", port=int(port)) for port in sys.argv[1:]]
+on_fork_child(binding.start_afresh)  # as the mesh does
+binding.update(pods)
+channel = Bench(binding)
+
+def fork(work):
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            binding.update(pods)  # discovery's answer in the child
+            work()
+            code = 0
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    return pid
+
+def join(pid):
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+def get():
+    assert channel.stub.Get(request(), timeout=10).pod
+
+def all_kinds():
+    get()
+    assert channel.stub.Get.future(request(), timeout=10).result().pod
+    assert len(list(channel.stub.Watch(request(count=2), timeout=10))) == 2
+    assert channel.stub.Collect(iter([request()]), timeout=10).pod
+    assert len(list(channel.stub.Chat(iter([request()]), timeout=10))) == 1
+    channel.idle()
+    assert binding.internal_errors == []
+"""
+
+CASES = {
+    "before the first use": "join(fork(all_kinds)); all_kinds()",
+    "after the first use": "all_kinds(); join(fork(all_kinds)); all_kinds()",
+    "twice": "get(); join(fork(lambda: (get(), join(fork(all_kinds)), get()))); all_kinds()",
+    "several children at once": "get(); pids = [fork(all_kinds) for _ in range(4)]; [join(pid) for pid in pids]; all_kinds()",
+    "while a stream is open in the parent": """
+stream = channel.stub.Watch(request(count=10, interval_s=0.05), timeout=10)
+next(stream)
+join(fork(all_kinds))
+assert len(list(stream)) == 9
+""",
+    "while calls flow in other threads of the parent": """
+over, failed = threading.Event(), []
+def load():
+    while not over.is_set():
+        try:
+            get()
+        except BaseException as error:
+            failed.append(error)
+threads = [threading.Thread(target=load) for _ in range(3)]
+[thread.start() for thread in threads]
+for _ in range(3):
+    join(fork(all_kinds))
+over.set()
+[thread.join() for thread in threads]
+assert failed == [], failed
+""",
+    "while a call waits in the parent": """
+binding.update([])
+results = []
+waiting = threading.Thread(target=lambda: results.append(channel.stub.Get(request(), timeout=10, wait_for_ready=True)))
+waiting.start()
+eventually(lambda: channel.connections._waiters, "it waits")
+join(fork(all_kinds))
+binding.update(pods)
+waiting.join()
+assert results[0].pod
+""",
+    "with a subscription": """
+import grpc
+states = []
+channel.channel.subscribe(states.append, try_to_connect=True)
+eventually(lambda: states and states[-1] is grpc.ChannelConnectivity.READY, "ready")
+def child():
+    del states[:]
+    all_kinds()
+    channel.channel.subscribe(states.append)
+    eventually(lambda: states and states[-1] is grpc.ChannelConnectivity.READY, "ready in the child")
+join(fork(child))
+""",
+    "closed in the child": "get(); join(fork(channel.channel.close)); all_kinds()",
+    "closed before": """
+channel.channel.close()
+def child():
+    try:
+        get()
+    except ValueError:
+        return
+    raise AssertionError
+join(fork(child))
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[list[EchoServer]]:
+    with echo_servers(2) as served:
+        yield served
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_a_channel_survives_a_fork(servers: list[EchoServer], case: str) -> None:
+    """In the child and in the parent."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + case + "\nos._exit(0)", *(str(server.port) for server in servers)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

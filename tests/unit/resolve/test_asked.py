@@ -1,0 +1,221 @@
+"""A name that may be a Service, in virtual time: what DNS says decides, and an ordinary name never becomes a Service's rival."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from meshlb.core.endpoint import Endpoint, EndpointSet
+from meshlb.core.resolver import Listener
+from meshlb.errors import ResolveError, ServiceNotFoundError
+from meshlb.resolve.asked import AskedResolver
+from meshlb.resolve.lookup import Found, Lookup
+from meshlb.testing.loop import ManualLoop
+
+KNOWN = Lookup(name="n", found=Found.ADDRESSES, addresses=("10.96.0.7",))
+DENIED = Lookup(name="n", found=Found.NO_NAME, reason="NXDOMAIN from 10.96.0.10:53")
+SILENT = Lookup(name="n", found=Found.FAILED, reason="no reply from 10.96.0.10:53")
+POD = EndpointSet.of([Endpoint(host="10.0.0.1", port=1)], "kubernetes")
+HOST = EndpointSet.of([Endpoint(host="192.0.2.1", port=1)], "system")
+
+
+class Inner:
+    """A resolver that says what the test says."""
+
+    def __init__(self) -> None:
+        self.listener: Listener | None = None
+        self.closed = False
+        self.hints = 0
+
+    def start(self, listener: Listener, /) -> None:
+        self.listener = listener
+
+    def resolve_now(self) -> None:
+        self.hints += 1
+
+    def close(self) -> None:
+        self.closed = True
+
+    def says(self, endpoints: EndpointSet) -> None:
+        assert self.listener is not None
+        self.listener.on_endpoints(endpoints)
+
+    def fails(self) -> None:
+        assert self.listener is not None
+        self.listener.on_error(ResolveError("redis:6379", ["system: Name or service not known"]))
+
+
+class Scene:
+    def __init__(self, *, ordinary: bool = True) -> None:
+        self.loop = ManualLoop()
+        self.asked: list[float] = []
+        self._done: Callable[[Lookup], None] | None = None
+        self.service = Inner()
+        self.ordinary = Inner()
+        self.heard: list[EndpointSet] = []
+        self.errors: list[ResolveError] = []
+        self.resolver = AskedResolver(
+            "redis:6379",
+            ask=self._ask,
+            new_service=lambda: self.service,
+            new_ordinary=(lambda: self.ordinary) if ordinary else None,
+            scheduler=self.loop,
+            rng=random.Random(1),
+        )
+        self.resolver.start(self)
+
+    def _ask(self, done: Callable[[Lookup], None]) -> None:
+        self.asked.append(self.loop.now_s())
+        self._done = done
+
+    def dns(self, found: Lookup) -> None:
+        """DNS answers the question that is open."""
+        done, self._done = self._done, None
+        assert done is not None
+        done(found)
+
+    def on_endpoints(self, endpoints: EndpointSet, /) -> None:
+        self.heard.append(endpoints)
+
+    def on_error(self, error: ResolveError, /) -> None:
+        self.errors.append(error)
+
+
+def test_a_name_that_dns_knows_is_a_service_for_good() -> None:
+    """The Service's resolver takes over and speaks for itself; DNS is not asked again, the system never."""
+    scene = Scene()
+    scene.dns(KNOWN)
+    scene.service.says(POD)
+    scene.loop.advance(3600)
+    assert scene.heard == [POD]
+    assert scene.asked == [0.0]
+    assert scene.ordinary.listener is None
+    scene.resolver.resolve_now()
+    assert scene.service.hints == 1
+
+
+def test_a_name_that_dns_denies_and_the_system_knows_is_ordinary_for_good() -> None:
+    """The first answer of the system settles it, whatever it says later."""
+    scene = Scene()
+    scene.dns(DENIED)
+    scene.ordinary.says(HOST)
+    scene.ordinary.fails()
+    scene.ordinary.says(HOST)
+    scene.loop.advance(3600)
+    assert scene.heard == [HOST, HOST]
+    assert len(scene.errors) == 1
+    assert scene.asked == [0.0]
+    assert scene.service.listener is None
+
+
+def test_while_nobody_knows_it_dns_is_asked_with_back_off() -> None:
+    """1, 2, 4, … 30 s, jittered by a tenth; the error holds both answers."""
+    scene = Scene()
+    scene.dns(DENIED)
+    scene.ordinary.fails()
+    assert isinstance(scene.errors[-1], ServiceNotFoundError)
+    assert "NXDOMAIN" in str(scene.errors[-1])
+    assert "Name or service not known" in str(scene.errors[-1])
+    for _ in range(9):
+        scene.loop.advance(33.1)
+        scene.dns(DENIED)
+    delays = [later - earlier for earlier, later in zip(scene.asked, scene.asked[1:], strict=False)]
+    assert 0.9 <= delays[0] <= 1.1
+    assert all(delay >= 27 for delay in delays[-3:])
+
+
+def test_a_service_that_gets_its_first_pod_becomes_a_service() -> None:
+    """Denied at first, known later: the ordinary name's resolver is closed and says nothing any more."""
+    scene = Scene()
+    scene.dns(DENIED)
+    scene.ordinary.fails()
+    scene.loop.advance(1.2)
+    scene.dns(KNOWN)
+    assert scene.ordinary.closed
+    scene.ordinary.says(HOST)
+    scene.service.says(POD)
+    assert scene.heard == [POD]
+
+
+def test_an_ordinary_name_that_begins_to_work_is_confirmed_by_dns_first() -> None:
+    """The system finds a new Service on its search path before we ask again: the Service wins."""
+    scene = Scene()
+    scene.dns(DENIED)
+    scene.ordinary.fails()
+    scene.ordinary.says(HOST)
+    assert scene.heard == []
+    scene.dns(KNOWN)
+    scene.service.says(POD)
+    assert scene.heard == [POD]
+    settled = Scene()
+    settled.dns(DENIED)
+    settled.ordinary.fails()
+    settled.ordinary.says(HOST)
+    settled.dns(DENIED)
+    settled.loop.advance(3600)
+    assert settled.heard == [HOST]
+    assert len(settled.asked) == 2
+
+
+def test_silence_of_dns_makes_no_ordinary_name() -> None:
+    """SERVFAIL and time-outs are asked again; the system, which would find the Service as one address, is not tried."""
+    scene = Scene()
+    scene.dns(SILENT)
+    assert scene.ordinary.listener is None
+    assert type(scene.errors[-1]) is ResolveError
+    assert "no reply" in str(scene.errors[-1])
+    scene.loop.advance(1.2)
+    scene.dns(KNOWN)
+    scene.service.says(POD)
+    assert scene.heard == [POD]
+
+
+def test_what_the_system_knows_is_used_while_dns_is_away_but_not_for_good() -> None:
+    """A name that worked again while DNS is silent is used, and is still a Service when DNS says so."""
+    scene = Scene()
+    scene.dns(DENIED)
+    scene.ordinary.fails()
+    scene.ordinary.says(HOST)
+    scene.dns(SILENT)
+    assert scene.heard == [HOST]
+    scene.loop.advance(3)
+    scene.dns(KNOWN)
+    scene.service.says(POD)
+    assert scene.heard == [HOST, POD]
+
+
+def test_a_named_port_is_never_an_ordinary_names() -> None:
+    """Without an ordinary form, a denied name is an unknown Service that is asked for again."""
+    scene = Scene(ordinary=False)
+    scene.dns(DENIED)
+    assert isinstance(scene.errors[-1], ServiceNotFoundError)
+    assert "no such Service" in str(scene.errors[-1])
+    scene.loop.advance(1.2)
+    scene.dns(KNOWN)
+    scene.service.says(POD)
+    assert scene.heard == [POD]
+
+
+def test_nothing_is_left_after_close() -> None:
+    """Late answers change nothing, no timer is left, and what was in use is closed."""
+    scene = Scene()
+    scene.dns(DENIED)
+    scene.ordinary.fails()
+    scene.loop.advance(1.2)
+    scene.resolver.close()
+    scene.dns(KNOWN)
+    scene.ordinary.says(HOST)
+    assert scene.heard == []
+    assert scene.ordinary.closed
+    assert scene.service.listener is None
+    assert scene.loop.timers == ()
+
+
+def test_describe_says_what_it_is_taken_for() -> None:
+    """Plain data, before and after it is settled."""
+    scene = Scene()
+    assert scene.resolver.describe() == {"is": "not known yet"}
+    scene.dns(DENIED)
+    scene.ordinary.says(HOST)
+    assert scene.resolver.describe() == {"is": "ordinary", "dns_said": DENIED.reason}
+    assert "ordinary" in repr(scene.resolver)

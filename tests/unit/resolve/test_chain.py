@@ -1,0 +1,638 @@
+"""One Service's sources in virtual time: who is believed, who displaces whom, and what never happens."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+from tests.unit.resolve.chain_fixtures import FORBIDDEN, UNREACHABLE, Scene, service_of, slice_of
+
+from meshlb.core.endpoint import Endpoint
+from meshlb.core.target import PortRef
+from meshlb.errors import PortNotFoundError, ResolveError, ServiceNotFoundError
+from meshlb.resolve.env import EnvService
+from meshlb.resolve.kubernetes.wire import ServicePort
+from meshlb.resolve.settings import Fallback
+
+ENV = EnvService("10.96.0.7", frozenset({50051}), {"GRPC": 50051})
+VIP = ["10.96.0.7:50051 clusterip/0.0", "10.96.0.7:50051 clusterip/1.0"]
+K2 = Fallback(connections=2)
+
+
+# --- the race ------------------------------------------------------------------------------------------------------------------
+
+
+def test_everybody_is_asked_at_once() -> None:
+    """The API server and DNS are asked at the start, neither waits for the other."""
+    scene = Scene()
+    assert scene.api.listener is scene.chain
+    assert scene.dns.started == 1
+
+
+def test_the_first_answer_is_used_at_once() -> None:
+    """DNS before the API: the ClusterIP carries the first calls, on k connections at the Service's port."""
+    scene = Scene(50051, fallback=K2)
+    scene.dns.says("10.96.0.7")
+    assert scene.heard[0][0] == 0.0
+    assert scene.latest.source == "clusterip"
+    assert [f"{endpoint.address} {endpoint.uid}" for endpoint in scene.latest.endpoints] == VIP
+    assert scene.latest.service_port == 50051
+
+
+def test_pods_take_over_and_the_cluster_ip_becomes_the_fallback() -> None:
+    """The very same connections stay known: nothing is broken before the pods are there."""
+    scene = Scene(50051, fallback=K2)
+    scene.dns.says("10.96.0.7")
+    before = scene.latest.endpoints
+    scene.api.says(slice_of("10.0.0.1", "10.0.0.2"))
+    scene.settle()
+    assert scene.latest.source == "kubernetes"
+    assert scene.addresses == ["10.0.0.1:8080", "10.0.0.2:8080"]
+    assert scene.latest.fallback == before
+    assert all(endpoints.endpoints for _, endpoints in scene.heard)
+
+
+def test_addresses_that_dns_knew_keep_their_place_when_slices_take_over() -> None:
+    """Headless: the same addresses and ports, now with a uid, in one set."""
+    scene = Scene(8080)
+    scene.dns.says("10.0.0.1", "10.0.0.2")
+    assert (scene.latest.source, scene.addresses) == ("dns", ["10.0.0.1:8080", "10.0.0.2:8080"])
+    scene.api.says(slice_of("10.0.0.1", "10.0.0.2", headless=True))
+    scene.settle()
+    assert scene.latest.source == "kubernetes"
+    assert [(endpoint.address, endpoint.uid) for endpoint in scene.latest.endpoints] == [
+        ("10.0.0.1:8080", "uid-10.0.0.1"),
+        ("10.0.0.2:8080", "uid-10.0.0.2"),
+    ]
+    assert len(scene.heard) == 2
+
+
+def test_dns_is_not_polled_while_slices_are_synced() -> None:
+    """Once it told the ClusterIP, or once the Service is headless, DNS is left alone."""
+    scene = Scene(50051)
+    scene.api.says(slice_of("10.0.0.1"))
+    assert len(scene.dns.running) == 1  # the ClusterIP is not known yet
+    scene.dns.says("10.96.0.7")
+    assert scene.dns.running == []
+    headless = Scene(8080)
+    headless.api.says(slice_of("10.0.0.1", headless=True))
+    assert headless.dns.running == []
+
+
+def test_dns_is_not_needed_where_the_service_can_be_read() -> None:
+    """The Service itself gives the ClusterIP and the port."""
+    scene = Scene("grpc", fallback=K2)
+    scene.api.answer = (service_of(), None)
+    scene.api.says(slice_of("10.0.0.1"))
+    assert scene.dns.running == []
+    assert (scene.fallback, scene.latest.service_port) == (VIP, 50051)
+
+
+# --- losing a source -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [UNREACHABLE, FORBIDDEN])
+def test_losing_the_api_server_changes_nothing(error: object) -> None:
+    """An hour without the API server, whatever DNS says meanwhile: the pods stay as they are."""
+    scene = Scene(50051)
+    scene.dns.says("10.96.0.7")
+    scene.api.says(slice_of("10.0.0.1", "10.0.0.2"))
+    scene.settle()
+    told = len(scene.heard)
+    scene.api.fails(error)  # type: ignore[arg-type]
+    scene.loop.advance(1800)
+    scene.dns.says("10.96.0.7")
+    scene.dns.denies()
+    scene.dns.fails()
+    scene.loop.advance(1800)
+    assert len(scene.heard) == told
+    assert scene.errors == []
+
+
+def test_a_headless_service_gains_what_dns_sees_while_the_api_is_away() -> None:
+    """After 30 s DNS is asked again: new addresses are added, none is dropped, and the API server's word ends it."""
+    scene = Scene(8080)
+    scene.api.says(slice_of("10.0.0.1", "10.0.0.2", headless=True))
+    scene.api.fails()
+    scene.loop.advance(29)
+    assert scene.dns.running == []
+    scene.loop.advance(2)
+    scene.dns.says("10.0.0.2", "10.0.0.3")
+    scene.settle()
+    assert scene.addresses == ["10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8080"]
+    scene.api.says(slice_of("10.0.0.2", "10.0.0.3", headless=True))
+    scene.settle()
+    assert scene.addresses == ["10.0.0.2:8080", "10.0.0.3:8080"]
+    assert scene.dns.running == []
+
+
+def test_what_dns_said_long_ago_is_not_added_to_stale_slices() -> None:
+    """Addresses that DNS gave at the start, before it was stopped, are no news when the API server goes away later."""
+    scene = Scene(8080)
+    scene.dns.says("10.0.0.1", "10.0.0.2")
+    scene.api.says(slice_of("10.0.0.3", headless=True))
+    scene.api.fails()
+    scene.loop.advance(60)
+    assert scene.addresses == ["10.0.0.3:8080"]
+
+
+def test_a_short_outage_is_not_worth_a_question() -> None:
+    """An API server that is back within 30 s is not compared with DNS."""
+    scene = Scene(8080)
+    scene.api.says(slice_of("10.0.0.1", headless=True))
+    started = scene.dns.started
+    scene.api.fails()
+    scene.loop.advance(20)
+    scene.api.says(slice_of("10.0.0.1", headless=True))
+    scene.loop.advance(60)
+    assert scene.dns.started == started
+
+
+def test_dns_that_fails_or_denies_keeps_what_it_said() -> None:
+    """SERVFAIL and NXDOMAIN after an answer change nothing; the end of the grace period is DNS's own answer."""
+    scene = Scene(8080, api=False)
+    scene.dns.says("10.0.0.1", "10.0.0.2")
+    scene.dns.fails()
+    scene.dns.denies()
+    scene.settle()
+    assert scene.addresses == ["10.0.0.1:8080", "10.0.0.2:8080"]
+    scene.dns.says()
+    scene.settle()
+    assert (scene.latest.endpoints, scene.latest.note) == ((), "0 endpoints, DNS knows no such name any more")
+
+
+# --- the API server is away at the start --------------------------------------------------------------------------------------
+
+
+def test_without_the_api_dns_is_enough_and_the_api_takes_over_later() -> None:
+    """API away at the start, then back: pods without a moment without endpoints."""
+    scene = Scene(50051)
+    scene.dns.says("10.96.0.7")
+    scene.api.fails()
+    scene.loop.advance(60)
+    scene.api.says(slice_of("10.0.0.1"))
+    scene.settle()
+    assert (scene.latest.source, scene.addresses) == ("kubernetes", ["10.0.0.1:8080"])
+    assert all(endpoints.endpoints for _, endpoints in scene.heard)
+
+
+def test_the_environment_is_used_when_api_and_dns_fail() -> None:
+    """Both failed: the ClusterIP of the environment at once, and better sources as they come."""
+    scene = Scene("grpc", env=ENV)
+    scene.api.fails()
+    assert scene.heard == []
+    scene.dns.fails()
+    assert (scene.latest.source, scene.addresses) == ("environment", ["10.96.0.7:50051"])
+    scene.api.says(slice_of("10.0.0.1"))
+    scene.settle()
+    assert (scene.latest.source, scene.addresses) == ("kubernetes", ["10.0.0.1:8080"])
+
+
+def test_the_environment_is_used_when_nobody_answers_for_a_quarter_of_a_second() -> None:
+    """A black hole at the start costs 0.25 s, not a time-out."""
+    scene = Scene("grpc", env=ENV)
+    scene.loop.advance(0.24)
+    assert scene.heard == []
+    scene.loop.advance(0.02)
+    assert scene.latest.source == "environment"
+    assert scene.heard[0][0] == pytest.approx(0.25)
+
+
+def test_the_environment_alone_is_used_at_once() -> None:
+    """With no other source there is nobody to wait for."""
+    scene = Scene("grpc", api=False, dns=False, env=ENV)
+    assert (scene.heard[0][0], scene.latest.source) == (0.0, "environment")
+
+
+# --- the ClusterIP ------------------------------------------------------------------------------------------------------------
+
+
+def test_without_permission_the_cluster_ip_is_renewed_one_connection_at_a_time(caplog: pytest.LogCaptureFixture) -> None:
+    """k connections, each replaced after about max_age_s; one warning holds the Role and names who asks."""
+    scene = Scene(50051, fallback=Fallback(connections=2, max_age_s=20))
+    with caplog.at_level(logging.WARNING, "meshlb.resolve"):
+        scene.dns.says("10.96.0.7")
+        scene.api.fails(FORBIDDEN)
+        scene.loop.advance(200)
+        scene.api.fails(FORBIDDEN)
+    sizes = [len(endpoints) for _, endpoints in scene.heard]
+    assert set(sizes) == {2, 3}
+    assert len({endpoint.uid for _, endpoints in scene.heard for endpoint in endpoints.endpoints}) >= 12
+    assert [record.name for record in caplog.records] == ["meshlb.resolve"]
+    text = caplog.text
+    assert "kind: Role" in text
+    assert 'resources: ["endpointslices"]' in text
+    assert "name: client, namespace: web" in text
+    assert "2 connections" in text
+    assert "clusterIP: None" in text
+
+
+def test_the_fallback_is_not_renewed_while_pods_are_in_use() -> None:
+    """Connections that nobody uses are left alone, and go on being renewed when they are used again."""
+    scene = Scene(50051, fallback=Fallback(connections=2, max_age_s=20))
+    scene.dns.says("10.96.0.7")
+    scene.api.says(slice_of("10.0.0.1"))
+    scene.settle()
+    told = len(scene.heard)
+    scene.loop.advance(600)
+    assert len(scene.heard) == told
+
+
+def test_no_cluster_ip_is_used_where_the_fallback_is_off() -> None:
+    """Pods carry everything; if only the ClusterIP is known, that is an error that says so."""
+    scene = Scene(50051, fallback=Fallback(enabled=False))
+    scene.api.answer = (service_of(), None)
+    scene.api.says(slice_of("10.0.0.1"))
+    assert scene.latest.fallback == ()
+    refused = Scene(50051, fallback=Fallback(enabled=False))
+    refused.api.answer = (service_of(), None)
+    refused.api.fails(FORBIDDEN)
+    refused.dns.says("10.96.0.7")
+    assert refused.heard == []
+    assert "fallback is switched off" in str(refused.errors[-1][1])
+
+
+def test_an_address_that_may_be_a_pod_is_used_as_one_where_the_fallback_is_off() -> None:
+    """DNS alone and one address: a headless Service with one pod must not be lost for lack of a ClusterIP's use."""
+    scene = Scene(8080, api=False, fallback=Fallback(enabled=False))
+    scene.dns.says("10.0.0.1")
+    assert (scene.latest.source, scene.addresses, len(scene.latest.endpoints)) == ("dns", ["10.0.0.1:8080"], 1)
+
+
+def test_a_recreated_service_gets_connections_to_its_new_cluster_ip() -> None:
+    """Another ClusterIP is another address, taken over like any change."""
+    scene = Scene(50051, api=False, fallback=K2)
+    scene.dns.says("10.96.0.7")
+    scene.dns.says("10.96.0.7", "10.96.0.9", together=False)  # both are published until the first was missed twice
+    scene.dns.says("10.96.0.9")
+    scene.settle()
+    assert scene.addresses == ["10.96.0.9:50051"]
+    assert len(scene.latest.endpoints) == 2
+
+
+# --- headless or not, by DNS alone --------------------------------------------------------------------------------------------
+
+
+def test_one_address_of_unknown_kind_is_taken_for_a_cluster_ip_until_a_second_is_seen(caplog: pytest.LogCaptureFixture) -> None:
+    """k connections to one pod are harmless; two addresses in one answer are pods, also when they become one again."""
+    scene = Scene(8080, api=False)
+    scene.dns.says("10.0.0.1")
+    assert (scene.latest.source, len(scene.latest.endpoints)) == ("clusterip", 4)
+    with caplog.at_level(logging.WARNING, "meshlb.resolve"):
+        scene.dns.says("10.0.0.1", "10.0.0.2")
+        scene.settle()
+        assert (scene.latest.source, scene.addresses) == ("dns", ["10.0.0.1:8080", "10.0.0.2:8080"])
+        scene.dns.says("10.0.0.2")
+        scene.settle()
+    assert (scene.latest.source, scene.addresses, len(scene.latest.endpoints)) == ("dns", ["10.0.0.2:8080"], 1)
+    assert [record.getMessage() for record in caplog.records if "no ports" in record.getMessage()]
+    assert len(caplog.records) == 1
+
+
+def test_nobody_is_warned_of_a_first_answer(caplog: pytest.LogCaptureFixture) -> None:
+    """DNS answers a few milliseconds before the API server: there is nothing to improve."""
+    with caplog.at_level(logging.WARNING, "meshlb.resolve"):
+        scene = Scene(8080)
+        scene.dns.says("10.0.0.1", "10.0.0.2")
+        scene.api.says(slice_of("10.0.0.1", "10.0.0.2", headless=True))
+        scene.settle()
+    assert caplog.records == []
+
+
+def test_a_target_port_is_never_dialled_on_what_may_be_a_cluster_ip() -> None:
+    """``?port=target`` with one address of unknown kind is an error that says what is missing; with two it is clear."""
+    scene = Scene(PortRef(number=8080, is_target=True), api=False)
+    scene.dns.says("10.0.0.1")
+    assert scene.heard == []
+    error = scene.errors[-1][1]
+    assert isinstance(error, PortNotFoundError)
+    assert "may be the ClusterIP" in str(error)
+    scene.dns.says("10.0.0.1", "10.0.0.2")
+    assert scene.addresses == ["10.0.0.1:8080", "10.0.0.2:8080"]
+
+
+def test_a_named_port_needs_more_than_dns() -> None:
+    """DNS has no ports: the environment may know the ClusterIP's, for pods nobody does, and the errors say what is missing."""
+    known = Scene("grpc", api=False, env=ENV)
+    known.dns.says("10.96.0.7")
+    assert known.addresses == ["10.96.0.7:50051"]
+    for hosts in (["10.96.0.7"], ["10.0.0.1", "10.0.0.2"]):
+        scene = Scene("grpc", api=False)
+        scene.dns.says(*hosts)
+        assert scene.heard == []
+        assert isinstance(scene.errors[-1][1], PortNotFoundError)
+        assert "list EndpointSlices" in str(scene.errors[-1][1])
+
+
+def test_the_service_maps_ports_for_dns_where_it_can_be_read() -> None:
+    """Slices forbidden, the Service readable and headless: its target port is dialled on DNS's addresses."""
+    scene = Scene("grpc")
+    scene.api.answer = (service_of("", [ServicePort("grpc", 50051, 8080)]), None)
+    scene.dns.says("10.0.0.1", "10.0.0.2")
+    scene.api.fails(FORBIDDEN)
+    assert (scene.latest.source, scene.addresses) == ("dns", ["10.0.0.1:8080", "10.0.0.2:8080"])
+
+
+def test_hand_made_slices_of_a_headless_service_do_not_flap() -> None:
+    """No label says headless, but DNS lists a slice's address: pods, no ClusterIP, and DNS is stopped once."""
+    scene = Scene(8080)
+    scene.api.says(slice_of("10.0.0.1"))
+    scene.dns.says("10.0.0.1")
+    scene.settle()
+    assert (scene.latest.source, scene.latest.fallback, scene.addresses) == ("kubernetes", (), ["10.0.0.1:8080"])
+    scene.api.says(slice_of("10.0.0.1"), version="2")
+    assert (scene.dns.started, scene.dns.running) == (1, [])
+
+
+# --- ports --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_port_that_nobody_has_is_an_error_that_lists_the_ports() -> None:
+    """The listed names are what can be written; nothing is published, and it recovers when the port appears."""
+    scene = Scene("admin")
+    scene.api.says(slice_of("10.0.0.1", ports=[("grpc", 8080), ("http", 8081)]))
+    scene.loop.advance(1)
+    error = scene.errors[-1][1]
+    assert isinstance(error, PortNotFoundError)
+    assert "grpc (8080), http (8081)" in str(error)
+    scene.api.says(slice_of("10.0.0.1", ports=[("admin", 9000)]))
+    assert scene.addresses == ["10.0.0.1:9000"]
+
+
+def test_several_ports_wait_for_the_service_to_map_a_number() -> None:
+    """80 is one port's service number and another's target: the Service decides, so the slices wait for it, but not for long."""
+    ports = [ServicePort("api", 80, 8080), ServicePort("admin", 8000, 80)]
+    sliced = slice_of("10.0.0.1", ports=[("api", 8080), ("admin", 80)])
+    scene = Scene(80, dns=False)
+    scene.api.answer = None
+    scene.api.says(sliced)
+    assert scene.heard == []
+    scene.api.reads[0][1](service_of(ports=ports), None)
+    scene.settle()
+    assert (scene.addresses, scene.latest.service_port) == (["10.0.0.1:8080"], 80)
+    silent = Scene(80, dns=False)
+    silent.api.answer = None
+    silent.api.says(sliced)
+    silent.loop.advance(0.3)
+    assert silent.addresses == ["10.0.0.1:80"]
+
+
+def test_a_single_port_waits_for_nobody() -> None:
+    """One port and a written number: there is nothing to ask, the first list is used at once."""
+    scene = Scene(50051)
+    scene.api.answer = None
+    scene.api.says(slice_of("10.0.0.1"))
+    assert scene.addresses == ["10.0.0.1:8080"]
+
+
+def test_a_number_that_slices_cannot_map_goes_to_the_cluster_ip_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Several ports, none with this target, the Service unreadable: the ClusterIP, and the missing permission is named once."""
+    scene = Scene(80)
+    with caplog.at_level(logging.WARNING, "meshlb.resolve"):
+        scene.api.says(slice_of("10.0.0.1", ports=[("api", 8080), ("admin", 8081)]))
+        scene.dns.says("10.96.0.7")
+        scene.api.says(slice_of("10.0.0.2", ports=[("api", 8080), ("admin", 8081)]))
+    scene.settle()
+    assert (scene.latest.source, scene.addresses) == ("clusterip", ["10.96.0.7:80"])
+    assert len(caplog.records) == 1
+    assert 'resources: ["services"], verbs: ["get"]' in caplog.text
+
+
+def test_a_service_whose_ports_changed_is_read_again() -> None:
+    """A port name in the slices that the Service did not have: it is read again, at most once in 10 s."""
+    scene = Scene("admin")
+    scene.api.answer = (service_of(), None)
+    scene.api.says(slice_of("10.0.0.1"))
+    assert len(scene.api.reads) == 1
+    scene.api.answer = (service_of(ports=[ServicePort("admin", 9000, 9001)]), None)
+    for version in range(5):
+        scene.api.says(slice_of("10.0.0.1", ports=[("admin", 9001)]), version=str(version))
+    assert len(scene.api.reads) == 1
+    scene.loop.advance(10)
+    assert len(scene.api.reads) == 2
+    assert (scene.addresses, scene.latest.service_port) == (["10.0.0.1:9001"], 9000)
+
+
+def test_the_service_is_read_once_and_then_every_5_to_10_minutes() -> None:
+    """Whatever slices do, an unchanged Service is not asked for again, and a refused one is not insisted on."""
+    for answer in ((service_of(), None), (None, FORBIDDEN)):
+        scene = Scene("grpc")
+        scene.api.answer = answer
+        for number in range(100):
+            scene.api.says(slice_of(f"10.0.0.{number}"), version=str(number))
+            scene.loop.advance(1)
+        assert len(scene.api.reads) == 1
+        scene.loop.advance(3600)
+        intervals = [later - earlier for (earlier, _), (later, _) in zip(scene.api.reads, scene.api.reads[1:], strict=False)]
+        assert len(intervals) >= 5
+        assert all(300 <= interval <= 600 for interval in intervals)
+
+
+def test_an_api_server_that_is_away_is_not_asked_for_the_service() -> None:
+    """Only the list is retried: at most 4 requests in the first 10 s are left to it."""
+    scene = Scene("grpc")
+    scene.api.fails()
+    scene.loop.advance(3600)
+    assert scene.api.reads == []
+
+
+# --- nothing, empty, one pod --------------------------------------------------------------------------------------------------
+
+
+def test_a_service_that_nobody_knows_is_not_found_with_what_each_said() -> None:
+    """An empty list, NXDOMAIN and no variable: an error, not an empty set; it recovers by itself."""
+    scene = Scene("grpc")
+    scene.api.answer = (None, None)
+    scene.api.says()
+    assert scene.errors == []
+    scene.dns.denies()
+    error = scene.errors[-1][1]
+    assert isinstance(error, ServiceNotFoundError)
+    assert "no EndpointSlice of orders in namespace shop, no such Service" in str(error)
+    assert "NXDOMAIN" in str(error)
+    assert "environment: does not know it" in str(error)
+    assert scene.heard == []
+    scene.dns.denies()
+    assert len(scene.errors) == 1
+    assert len(scene.dns.running) == 1
+    scene.api.says(slice_of("10.0.0.1"))
+    assert scene.addresses == ["10.0.0.1:8080"]
+
+
+@pytest.mark.parametrize("api", ["refused", "unused"])
+def test_who_may_not_know_does_not_save_a_service_that_dns_denies(api: str) -> None:
+    """Without the API's word, DNS and the environment decide."""
+    scene = Scene("grpc", api=api == "refused")
+    scene.api.fails(FORBIDDEN)
+    scene.dns.denies()
+    assert isinstance(scene.errors[-1][1], ServiceNotFoundError)
+    assert ("is forbidden" if api == "refused" else "kubernetes: not used") in str(scene.errors[-1][1])
+
+
+def test_who_may_know_and_is_away_leaves_it_open() -> None:
+    """An unreachable API server, or a failing DNS: nothing is known, which is not the same as not found."""
+    for away in ("api", "dns"):
+        scene = Scene("grpc")
+        scene.api.fails() if away == "api" else scene.api.says()
+        scene.dns.denies() if away == "api" else scene.dns.fails()
+        error = scene.errors[-1][1]
+        assert type(error) is ResolveError
+        assert ("connection refused" if away == "api" else "SERVFAIL") in str(error)
+
+
+def test_an_empty_service_is_empty_and_not_unknown() -> None:
+    """Slices without endpoints, or a Service without slices: an authoritative empty set, and not the ClusterIP."""
+    for slices in ([slice_of()], []):
+        scene = Scene("grpc")
+        scene.api.answer = (service_of(), None)
+        scene.api.says(*slices)
+        scene.dns.says("10.96.0.7")
+        scene.settle()
+        latest = scene.latest
+        assert (latest.endpoints, latest.fallback, latest.authoritative) == ((), (), True)
+        assert (latest.source, latest.note) == ("kubernetes", "0 endpoints")
+
+
+def test_endpoints_of_which_none_is_ready_are_told_with_a_note() -> None:
+    """The note counts them; the ClusterIP is not offered, kube-proxy would refuse as well."""
+    unready = [Endpoint(host=host, port=0, uid=host, ready=False, serving=False) for host in ("10.0.0.1", "10.0.0.2", "10.0.0.3")]
+    scene = Scene("grpc")
+    scene.api.answer = (service_of(), None)
+    scene.api.says(slice_of(*unready))
+    scene.settle()
+    assert (len(scene.latest), scene.latest.note, scene.latest.fallback) == (3, "3 endpoints, none ready", ())
+
+
+def test_a_service_that_loses_its_last_pod_is_empty_after_a_second() -> None:
+    """From pods to none: held for 1 s, then believed; the Service was seen, so it is not unknown."""
+    scene = Scene("grpc")
+    scene.api.says(slice_of("10.0.0.1"))
+    scene.settle()
+    scene.api.says()
+    scene.loop.advance(0.9)
+    assert scene.addresses == ["10.0.0.1:8080"]
+    scene.loop.advance(0.2)
+    assert (scene.latest.endpoints, scene.latest.note) == ((), "0 endpoints")
+
+
+def test_a_service_that_is_made_anew_is_learnt_anew() -> None:
+    """Deleted, then there again with another ClusterIP: nothing of the old one is used, not even as the fallback."""
+    scene = Scene(50051)
+    scene.dns.says("10.96.0.7")
+    scene.api.says(slice_of("10.0.0.1"))
+    scene.settle()
+    scene.api.says()
+    scene.settle()
+    scene.dns.denies()
+    assert scene.latest.endpoints == ()
+    scene.api.says(slice_of("10.0.0.2"))
+    scene.settle()
+    assert (scene.addresses, scene.fallback) == (["10.0.0.2:8080"], [])
+    scene.dns.says("10.96.0.9")
+    scene.settle()
+    assert {address.split()[0] for address in scene.fallback} == {"10.96.0.9:50051"}
+
+
+def test_one_pod_is_that_pod_and_never_the_cluster_ip() -> None:
+    """``pod-0.orders.shop.svc``: by hostname or name, without the fallback that would reach the others."""
+    pods = [replace(Endpoint(host=f"10.0.0.{n}", port=0, uid=str(n)), hostname=f"pod-{n}") for n in range(3)]
+    scene = Scene("grpc", pod="pod-1")
+    scene.api.answer = (service_of(), None)
+    scene.api.says(slice_of(*pods))
+    scene.settle()
+    assert (scene.addresses, scene.latest.fallback) == (["10.0.0.1:8080"], ())
+    scene.api.says(slice_of(pods[0]))
+    scene.settle()
+    assert (scene.latest.endpoints, scene.latest.note) == ((), "0 endpoints are pod-1")
+    by_dns = Scene(8080, api=False, pod="pod-1")
+    by_dns.dns.says("10.0.0.1")
+    assert (by_dns.latest.source, [endpoint.uid for endpoint in by_dns.latest.endpoints]) == ("dns", [""])
+
+
+def test_an_external_name_is_what_dns_makes_of_it() -> None:
+    """No slices, no ClusterIP: the addresses behind the alias, at the number that was written."""
+    scene = Scene(443)
+    scene.api.answer = (service_of("", (), type="ExternalName", external_name="db.example.com"), None)
+    scene.api.says()
+    scene.dns.says("192.0.2.1")
+    scene.settle()
+    assert (scene.latest.source, scene.addresses, len(scene.latest.endpoints)) == ("dns", ["192.0.2.1:443"], 1)
+
+
+# --- the rest -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_hint_goes_to_dns_only_while_it_is_in_use() -> None:
+    """A watch needs no hint; DNS decides itself how often it may be asked."""
+    scene = Scene(50051)
+    scene.chain.resolve_now()
+    assert scene.dns.hints == 1
+    scene.dns.says("10.96.0.7")
+    scene.api.says(slice_of("10.0.0.1"))
+    scene.chain.resolve_now()
+    assert scene.dns.hints == 1
+
+
+def test_nothing_is_left_after_close() -> None:
+    """No timer, no DNS, no watch; answers that are late change nothing."""
+    renewing = Scene(50051)
+    renewing.dns.says("10.96.0.7")
+    renewing.chain.close()
+    assert renewing.loop.timers == ()
+    scene = Scene(50051, env=ENV)
+    scene.api.answer = None
+    scene.dns.says("10.96.0.7")
+    scene.api.says(slice_of("10.0.0.1"))
+    listener = scene.api.listener
+    told = len(scene.heard)
+    scene.chain.close()
+    assert (scene.api.listener, scene.dns.running, scene.loop.timers) == (None, [], ())
+    assert listener is not None
+    listener.on_source_error(UNREACHABLE)
+    scene.api.reads[0][1](service_of(), None)
+    scene.loop.advance(3600)
+    assert len(scene.heard) == told
+    assert scene.loop.timers == ()
+
+
+def test_describe_says_who_is_in_use_and_what_each_said() -> None:
+    """Plain data: source, age, counts and every source's last word with its age."""
+    scene = Scene(50051, env=ENV)
+    assert scene.chain.describe()["sources"]["kubernetes"] == {"said": "nothing yet"}
+    scene.dns.says("10.96.0.7")
+    scene.api.says(slice_of("10.0.0.1", "10.0.0.2"))
+    scene.loop.advance(10)
+    scene.api.fails()
+    scene.loop.advance(2)
+    described = scene.chain.describe()
+    assert {key: described[key] for key in ("source", "endpoints", "headless", "stale", "service_port", "cluster_ip")} == {
+        "source": "kubernetes",
+        "endpoints": 2,
+        "headless": False,
+        "stale": False,
+        "service_port": 50051,
+        "cluster_ip": "10.96.0.7:50051",
+    }
+    assert described["age_s"] == pytest.approx(12, abs=0.1)
+    assert described["sources"] == {
+        "kubernetes": {"said": "connection refused", "age_s": 2.0},
+        "service": {"said": FORBIDDEN.reason, "age_s": 12.0},
+        "dns": {"said": "10.96.0.7", "age_s": 12.0},
+        "environment": {"said": "ClusterIP 10.96.0.7"},
+    }
+    assert "kubernetes" in repr(scene.chain)
+
+
+def test_a_change_of_source_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """One line a state change, none for what stays as it is."""
+    with caplog.at_level(logging.INFO, "meshlb.resolve"):
+        scene = Scene(50051)
+        scene.dns.says("10.96.0.7")
+        for number in range(5):
+            scene.api.says(slice_of(f"10.0.0.{number}"))
+            scene.loop.advance(1)
+    assert [record.getMessage() for record in caplog.records] == [
+        "orders.shop:50051: 4 endpoints by clusterip, its pods are not known",
+        "orders.shop:50051: 1 endpoints by kubernetes",
+    ]

@@ -1,0 +1,176 @@
+"""When a change is told: bursts, held removals, held emptiness, and the limit per second."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from meshlb.core.endpoint import Endpoint, EndpointSet
+from meshlb.errors import ResolveError
+from meshlb.resolve.publish import Publisher
+from meshlb.testing.loop import ManualLoop
+
+
+class Heard:
+    """A listener that keeps what it hears, with the time."""
+
+    def __init__(self, loop: ManualLoop) -> None:
+        self.loop = loop
+        self.sets: list[tuple[float, EndpointSet]] = []
+
+    def on_endpoints(self, endpoints: EndpointSet, /) -> None:
+        self.sets.append((self.loop.now_s(), endpoints))
+
+    def on_error(self, error: ResolveError, /) -> None:
+        raise AssertionError(error)
+
+    @property
+    def hosts(self) -> list[tuple[float, str]]:
+        return [(round(at_s, 3), " ".join(endpoint.host for endpoint in found.endpoints)) for at_s, found in self.sets]
+
+
+def pods(*hosts: str, **more: object) -> EndpointSet:
+    return EndpointSet.of([replace(Endpoint(host=host, port=1), **more) for host in hosts], "kubernetes")  # type: ignore[arg-type]
+
+
+def start() -> tuple[ManualLoop, Heard, Publisher]:
+    loop = ManualLoop()
+    heard = Heard(loop)
+    return loop, heard, Publisher(heard, loop)
+
+
+def test_the_first_set_is_told_at_once() -> None:
+    """Nobody waits for the coalescing of a first answer, be it empty."""
+    _, heard, publisher = start()
+    publisher.offer(pods())
+    assert heard.hosts == [(0.0, "")]
+
+
+def test_a_burst_becomes_one_set() -> None:
+    """What comes within 5 ms of the first change is told together."""
+    loop, heard, publisher = start()
+    publisher.offer(pods("a"))
+    loop.advance(1)
+    publisher.offer(pods("a", "b"))
+    loop.advance(0.004)
+    publisher.offer(pods("a", "b", "c"))
+    loop.advance(1)
+    assert heard.hosts == [(0.0, "a"), (1.005, "a b c")]
+
+
+def test_a_removal_waits_100_ms_and_an_addition_does_not() -> None:
+    """Of one change the new part is told after 5 ms, the missing part 100 ms later."""
+    loop, heard, publisher = start()
+    publisher.offer(pods("a", "b"))
+    loop.advance(1)
+    publisher.offer(pods("b", "c"))
+    loop.advance(1)
+    assert heard.hosts == [(0.0, "a b"), (1.005, "a b c"), (1.105, "b c")]
+
+
+def test_a_pod_that_moves_between_slices_is_never_removed() -> None:
+    """Gone and back within the hold: nobody hears of it."""
+    loop, heard, publisher = start()
+    publisher.offer(pods("a", "b"))
+    loop.advance(1)
+    publisher.offer(pods("b"))
+    loop.advance(0.05)
+    publisher.offer(pods("a", "b"))
+    loop.advance(1)
+    assert heard.hosts == [(0.0, "a b")]
+
+
+def test_each_removal_has_its_own_clock() -> None:
+    """A second removal does not prolong the hold of the first."""
+    loop, heard, publisher = start()
+    publisher.offer(pods("a", "b", "c"))
+    publisher.offer(pods("b", "c"))
+    loop.advance(0.08)
+    publisher.offer(pods("c"))
+    loop.advance(1)
+    assert heard.hosts == [(0.0, "a b c"), (0.105, "b c"), (0.185, "c")]
+
+
+def test_a_change_of_conditions_is_not_held() -> None:
+    """A pod that begins to terminate leaves the picks within 5 ms, and its later removal needs no hold."""
+    loop, heard, publisher = start()
+    publisher.offer(pods("a", "b"))
+    loop.advance(1)
+    leaving = replace(Endpoint(host="a", port=1), ready=False, terminating=True)
+    publisher.offer(EndpointSet.of([leaving, *pods("b").endpoints], "kubernetes"))
+    loop.advance(0.005)
+    assert heard.sets[-1][0] == 1.005
+    assert not heard.sets[-1][1].endpoints[0].ready
+    publisher.offer(pods("b"))
+    loop.advance(0.005)
+    assert heard.hosts[-1] == (1.01, "b")
+
+
+def test_emptiness_is_believed_after_a_second() -> None:
+    """A set that had usable endpoints stays whole for 1 s, whether the new one lists none or only unready ones."""
+    for nothing in (pods(), pods("a", "b", ready=False, serving=False)):
+        loop, heard, publisher = start()
+        publisher.offer(pods("a", "b"))
+        loop.advance(1)
+        publisher.offer(nothing)
+        loop.advance(0.9)
+        assert len(heard.sets) == 1
+        loop.advance(0.2)
+        assert heard.sets[-1] == (2.005, nothing)
+
+
+def test_a_moment_of_emptiness_is_not_told() -> None:
+    """Empty and back within the second: nobody hears of it, and the next emptiness has its own second."""
+    loop, heard, publisher = start()
+    publisher.offer(pods("a"))
+    publisher.offer(pods())
+    loop.advance(0.9)
+    publisher.offer(pods("a"))
+    loop.advance(0.5)
+    publisher.offer(pods())
+    loop.advance(0.9)
+    assert heard.hosts == [(0.0, "a")]
+    loop.advance(0.2)
+    assert heard.hosts[1:] == [(2.405, "")]
+
+
+def test_what_moves_to_the_fallback_is_not_held() -> None:
+    """The ClusterIP's connections leave the endpoints at once when pods become known: they stay known as the fallback."""
+    loop, heard, publisher = start()
+    publisher.offer(pods("vip"))
+    loop.advance(1)
+    publisher.offer(replace(pods("a"), fallback=pods("vip").endpoints))
+    loop.advance(1)
+    assert heard.hosts == [(0.0, "vip"), (1.005, "a")]
+
+
+def test_at_most_20_sets_are_told_in_any_second() -> None:
+    """Under a storm the newest truth is told as soon as the limit allows, and the last truth is always told."""
+    loop, heard, publisher = start()
+    for number in range(300):
+        publisher.offer(replace(pods("a"), note=str(number)))
+        loop.advance(0.01)
+    loop.advance(2)
+    times = [at_s for at_s, _ in heard.sets]
+    assert all(later - earlier >= 1.0 - 1e-9 for earlier, later in zip(times, times[20:], strict=False))
+    assert len(times) >= 60
+    assert heard.sets[-1][1].note == "299"
+
+
+def test_the_same_truth_is_told_once() -> None:
+    """A new version of an unchanged set is no news."""
+    loop, heard, publisher = start()
+    publisher.offer(pods("a"))
+    publisher.offer(replace(pods("a"), version="2"))
+    loop.advance(1)
+    assert len(heard.sets) == 1
+
+
+def test_nothing_is_told_after_close() -> None:
+    """A pending change dies with the publisher."""
+    loop, heard, publisher = start()
+    publisher.offer(pods("a"))
+    publisher.offer(pods("b"))
+    publisher.close()
+    loop.advance(1)
+    assert heard.hosts == [(0.0, "a")]
+    assert loop.timers == ()
