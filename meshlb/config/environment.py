@@ -1,0 +1,103 @@
+"""``MESHLB_*``, read into layers.
+
+Names follow from the fields, and only from them: ``MESHLB_<FIELD>`` and, in a part, ``MESHLB_<PART>_<FIELD>``: ``MESHLB_POLICY``,
+``MESHLB_POLICY_CHOICE_COUNT``, ``MESHLB_DISCOVERY``, ``MESHLB_DISCOVERY_KUBECONFIG``, ``MESHLB_CONNECT_TIMEOUT_S``; the
+operator's are the same behind ``MESHLB_FORCE_``. A part takes its word or a JSON object; a list takes commas or a JSON array; a
+switch takes true, false, yes, no, on, off, 1 and 0; a time takes ``5``, ``5s`` and ``250ms``. An empty variable is one that is
+not set.
+
+A bad value is a ConfigError that names the variable, raised when the first channel is made and not at import. To warn and go on
+with another value would leave the person on call with an override that silently is none; and a pod that does not come up stops a
+rolling update while the old ones serve. A variable that nobody knows only warns, once: it may be meant for another version. What
+Kubernetes injects for a Service called ``meshlb`` is none of these.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from meshlb.balance.registry import POLICIES
+from meshlb.config.layers import NAMES, PARTS, SINGLE, Layer, layer_of
+from meshlb.core import validate
+from meshlb.errors import ConfigError
+
+PREFIX = "MESHLB_"
+FORCE_PREFIX = "MESHLB_FORCE_"
+MODE = "MESHLB_MODE"
+
+_SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_INJECTED = re.compile(r"MESHLB_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)")  # Kubernetes docs, "Accessing Services"
+_log = logging.getLogger("meshlb.config")
+_warned: set[str] = set()
+
+
+def _known() -> Iterator[tuple[str, Any]]:
+    """Paths, parts before their fields, and a default that tells the type."""
+    yield from ((name, SINGLE.get(name)) for name in NAMES)
+    for name, part in PARTS.items():
+        yield from ((f"{name}.{field.name}", getattr(part(), field.name)) for field in fields(part))
+    for config in POLICIES.values():
+        yield from ((f"policy.{field.name}", getattr(config(), field.name)) for field in fields(config))
+
+
+_DEFAULTS = dict(_known())
+_PATH_OF = {path.upper().replace(".", "_"): path for path in _DEFAULTS}
+
+
+def read(environ: Mapping[str, str], prefix: str) -> list[tuple[str | None, Layer]]:
+    """What each variable with this prefix says; those of a whole part come before those of its fields."""
+    said: list[tuple[str | None, Layer]] = []
+    for suffix, path in _PATH_OF.items():
+        text = environ.get(prefix + suffix, "").strip()
+        if text:
+            try:
+                said.append((prefix + suffix, _layer(path, text)))
+            except ConfigError as error:
+                raise ConfigError(f"{prefix}{suffix}: {error}") from error
+    return said
+
+
+def warn_of_unknown(environ: Mapping[str, str]) -> None:
+    """One warning a process for each ``MESHLB_`` name that nobody knows."""
+    valid = [MODE, *(prefix + suffix for prefix in (PREFIX, FORCE_PREFIX) for suffix in _PATH_OF)]
+    for variable in sorted(environ):
+        if not variable.startswith(PREFIX) or variable in valid or variable in _warned or _INJECTED.fullmatch(variable):
+            continue
+        _warned.add(variable)
+        _log.warning("%s is no variable of meshlb and has no effect; %s", variable, validate.nearest(variable, valid))
+
+
+def _layer(path: str, text: str) -> Layer:
+    name, _, field = path.partition(".")
+    if not field:
+        return layer_of({name: _json(path, text) if name in PARTS and text.startswith("{") else text})
+    value = _value(path, text, _DEFAULTS[path])
+    return {path: value} if name == "policy" else layer_of({name: {field: value}})
+
+
+def _value(path: str, text: str, default: Any) -> Any:
+    """Text as the type of the field's default; a time stays text, layers read it."""
+    if isinstance(default, bool):
+        if text.lower() not in _SWITCH:
+            raise ConfigError(f"{path}={text!r}: must be one of {', '.join(_SWITCH)}")
+        return _SWITCH[text.lower()]
+    if isinstance(default, tuple):
+        return _json(path, text) if text.startswith("[") else tuple([word.strip() for word in text.split(",")])
+    if isinstance(default, int) or (isinstance(default, float) and not path.endswith("_s")):
+        try:
+            return type(default)(text)
+        except ValueError:
+            raise ConfigError(f"{path}={text!r}: must be a {'whole ' if isinstance(default, int) else ''}number") from None
+    return text
+
+
+def _json(path: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{path}={text!r}: must be a word or JSON ({error})") from None

@@ -1,0 +1,80 @@
+"""What somebody wrote, flattened: a layer is a dict from path (``connect_timeout_s``, ``discovery.kubeconfig``) to value.
+
+Whoever may say something about meshlb (code, a file, variables, the operator) is one layer, and the configuration in force is the
+layers laid over one another, path by path. A policy is one value at one path, since what its fields mean depends on its name; a
+single field of it (``policy.choice_count``) may be laid over it, and is gone once a stronger layer names a policy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any, TypeAlias
+
+from meshlb.balance.p2c import P2C
+from meshlb.balance.registry import policy_of
+from meshlb.core import validate
+from meshlb.errors import ConfigError
+from meshlb.resolve.settings import Discovery, Fallback
+
+Layer: TypeAlias = "dict[str, Any]"
+
+PARTS: Mapping[str, Any] = {"discovery": Discovery, "fallback": Fallback}
+SINGLE: Mapping[str, Any] = {"policy": P2C(), "first_answer_timeout_s": 5.0, "connect_timeout_s": 3.0}  # and their defaults
+NAMES = ("policy", "discovery", "fallback", "first_answer_timeout_s", "connect_timeout_s")
+_WORD_MEANS = {"discovery": "sources", "fallback": "enabled"}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def layer_of(settings: Mapping[str, Any]) -> Layer:
+    """Flatten a dict of fields, each in any of its forms. Of a part that is
+
+    - a dict, its keys are said;
+    - a word, what the word stands for (``sources``, ``enabled``) is said, even if it is the default;
+    - an object, the fields that differ from their defaults are said: it does not remember more.
+    """
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"config={settings!r}: must be a dict of {', '.join(NAMES)}")
+    validate.known_keys("", settings, NAMES)
+    return {path: _in_seconds(path, value) for name, written in settings.items() for path, value in _paths(name, written)}
+
+
+def laid_over(weaker: Layer, stronger: Layer) -> Layer:
+    """The stronger's word where it has one; a policy that is named replaces the weaker one with all its fields."""
+    if "policy" in stronger:
+        weaker = {path: value for path, value in weaker.items() if not path.startswith("policy.")}
+    return {**weaker, **stronger}
+
+
+def below(name: str, layer: Layer) -> dict[str, Any]:
+    """What a layer says inside a part."""
+    return {path.partition(".")[2]: value for path, value in layer.items() if path.startswith(f"{name}.")}
+
+
+def _paths(name: str, written: Any) -> Iterator[tuple[str, Any]]:
+    if name not in PARTS:
+        yield name, policy_of(written) if name == "policy" else written
+        return
+    part = PARTS[name]
+    known = [field.name for field in fields(part)]
+    if isinstance(written, Mapping):
+        validate.known_keys(name, written, known)
+        yield from ((f"{name}.{key}", value) for key, value in written.items())
+        return
+    meant, default = part.of(written), part()
+    for field in known:
+        value = getattr(meant, field)
+        if value != getattr(default, field) or (isinstance(written, str) and field == _WORD_MEANS[name]):
+            yield f"{name}.{field}", value
+
+
+def _in_seconds(path: str, value: Any) -> Any:
+    """A length of time may be text, in JSON and in variables: ``5``, ``5s``, ``250ms``, ``1.5m``."""
+    if not path.endswith("_s") or not isinstance(value, str):
+        return value
+    match = _DURATION.fullmatch(value.strip())
+    if match is None:
+        raise ConfigError(f"{path}={value!r}: must be seconds, or a number and ms, s, m or h")
+    return float(match[1]) * _UNIT_S[match[2] or "s"]

@@ -1,0 +1,149 @@
+"""``Config``: everything that code may say about meshlb, composed of the parts that the rooms below define; and whose word counts.
+
+Strongest first: ``MESHLB_FORCE_*`` (the operator; ``MESHLB_MODE`` too), what code gave (``Config``, then the transport's own
+options), ``MESHLB_*`` (the deployment), the defaults. Path by path, also inside a part.
+
+So a Config knows which fields it was *given*, apart from what they say. ``given`` holds their paths, takes no part in equality,
+hash and ``repr``, and survives pickling; layers.py says what counts as given when a part is written as a word or an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import timedelta
+from typing import Any
+
+from meshlb.balance.registry import PolicyConfig
+from meshlb.config import environment
+from meshlb.config.layers import PARTS, SINGLE, Layer, below, laid_over, layer_of
+from meshlb.config.mode import Mode
+from meshlb.core import validate
+from meshlb.errors import ConfigError
+from meshlb.resolve.settings import Discovery, Fallback
+
+_NOT_GIVEN: Any = object()
+
+
+@dataclass(frozen=True, init=False, slots=True)
+class Config:
+    """Keyword-only, validated at construction, immutable, hashable, picklable.
+
+    ``policy``: how an endpoint is chosen: ``p2c`` (default), ``round_robin`` (or ``rr``), ``least_request``, or a dict of the
+    name and its fields, ``{"name": "least_request", "choice_count": 3}``.
+    ``discovery``: where endpoints are looked for: ``auto`` (default), ``kubernetes``, ``dns``, or a dict of ``Discovery``'s fields.
+    ``fallback``: what serves while no pod is known: ``clusterip`` (default), ``none``, or a dict of ``Fallback``'s fields.
+    ``first_answer_timeout_s``: how long a call without a deadline waits for discovery's first answer (default 5).
+    ``connect_timeout_s``: how long it then waits for a connection (default 3).
+
+    Times are seconds, a timedelta or text such as ``"250ms"``. Raises ConfigError with field, value and rule; for an unknown key,
+    with its path and the nearest valid one. ``dataclasses.replace`` gives a Config that was given every field.
+    """
+
+    policy: PolicyConfig
+    discovery: Discovery
+    fallback: Fallback
+    first_answer_timeout_s: float
+    connect_timeout_s: float
+    given: frozenset[str] = field(init=False, compare=False, repr=False)
+
+    def __init__(
+        self,
+        *,
+        policy: str | Mapping[str, object] | PolicyConfig = _NOT_GIVEN,
+        discovery: str | Mapping[str, object] | Discovery = _NOT_GIVEN,
+        fallback: str | Mapping[str, object] | Fallback = _NOT_GIVEN,
+        first_answer_timeout_s: float | timedelta | str = _NOT_GIVEN,
+        connect_timeout_s: float | timedelta | str = _NOT_GIVEN,
+    ) -> None:
+        arguments = {
+            "policy": policy,
+            "discovery": discovery,
+            "fallback": fallback,
+            "first_answer_timeout_s": first_answer_timeout_s,
+            "connect_timeout_s": connect_timeout_s,
+        }
+        self._fill(layer_of({name: value for name, value in arguments.items() if value is not _NOT_GIVEN}))
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Config:
+        """From plain data, as a JSON file holds it."""
+        return cls._of(layer_of(settings))
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Config:
+        """From ``MESHLB_*`` alone (environment.py has the names), without ``MESHLB_FORCE_*``. All that is there counts as given."""
+        environment.warn_of_unknown(environ)
+        return _in_force(environment.read(environ, environment.PREFIX))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field as plain data that JSON can hold; ``from_dict`` of it gives an equal Config."""
+        plain: dict[str, Any] = {"policy": self.policy.to_dict()}
+        for name in PARTS:
+            part = getattr(self, name)
+            values = {known.name: getattr(part, known.name) for known in fields(part)}
+            plain[name] = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        return {**plain, "first_answer_timeout_s": self.first_answer_timeout_s, "connect_timeout_s": self.connect_timeout_s}
+
+    def to_layer(self) -> Layer:
+        """What was given, as paths and values."""
+        return {path: self._at(path) for path in sorted(self.given)}
+
+    @classmethod
+    def _of(cls, layer: Layer) -> Config:
+        config = cls.__new__(cls)
+        config._fill(layer)
+        return config
+
+    def _fill(self, layer: Layer) -> None:
+        values = {name: layer.get(name, default) for name, default in SINGLE.items()}
+        adjusted = below("policy", layer)
+        if adjusted:
+            policy = values["policy"]
+            validate.known_keys("policy", adjusted, [known.name for known in fields(policy)])
+            values["policy"] = replace(policy, **adjusted)
+        for name, part in PARTS.items():
+            values[name] = part.of(below(name, layer))
+        for name in ("first_answer_timeout_s", "connect_timeout_s"):
+            values[name] = validate.seconds(name, values[name])
+        for name, value in {**values, "given": frozenset(layer)}.items():
+            object.__setattr__(self, name, value)
+
+    def _at(self, path: str) -> Any:
+        value: Any = self
+        for name in path.split("."):
+            value = getattr(value, name)
+        return value
+
+
+def resolve_config(code: Config | None, environ: Mapping[str, str], *, policy: Any = None) -> tuple[Config, Mode]:
+    """The Config in force, and the mode. ``policy``: what a transport's own options ask for; a policy that ``code`` gave is
+    stronger.
+
+    Raises ConfigError, naming the variable where one is to blame.
+    """
+    environment.warn_of_unknown(environ)
+    said = [
+        *environment.read(environ, environment.PREFIX),
+        (None, layer_of({"policy": policy}) if policy is not None else {}),
+        (None, code.to_layer() if code is not None else {}),
+        *environment.read(environ, environment.FORCE_PREFIX),
+    ]
+    return _in_force(said), Mode.parse(environ.get(environment.MODE, ""))
+
+
+def _in_force(said: Iterable[tuple[str | None, Layer]]) -> Config:
+    """``said``: weakest first, each with the variable that says it (None: not a variable)."""
+    together: Layer = {}
+    variable_of: dict[str, str | None] = {}
+    for variable, layer in said:
+        together = laid_over(together, layer)
+        variable_of.update(dict.fromkeys(layer, variable))
+    try:
+        return Config._of(together)
+    except ConfigError as error:  # its message begins with the path
+        path = max((path for path in variable_of if str(error).startswith(path)), key=len, default="")
+        variable = variable_of.get(path)
+        if variable is None:
+            raise
+        raise ConfigError(f"{variable}: {error}") from error

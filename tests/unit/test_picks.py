@@ -1,0 +1,167 @@
+"""``mesh.pool(target).pick()``: borrowing endpoints from threads and from event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+import meshlb
+from meshlb.mesh import Mesh
+
+TARGET = "static:///10.0.0.1:80,10.0.0.2:80,10.0.0.3:80"
+
+
+@pytest.fixture
+def mesh() -> Iterator[Mesh]:
+    with Mesh(environ={}) as one:
+        yield one
+
+
+def in_flight(mesh: Mesh) -> int:
+    return sum(one["in_flight"] + one["streams"] for pool in mesh.status()["pools"].values() for one in pool["endpoints"])
+
+
+def test_picks_are_spread_and_come_back(mesh: Mesh) -> None:
+    """Every endpoint is lent out, and nothing stays in flight."""
+    pool = mesh.pool(TARGET)
+    seen: Counter[str] = Counter()
+    for _ in range(300):
+        with pool.pick(timeout_s=5) as endpoint:
+            assert in_flight(mesh) == 1
+            seen[endpoint.address] += 1
+    assert set(seen) == {"10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"}
+    assert in_flight(mesh) == 0
+
+
+async def test_asyncio_picks_share_the_pool_with_sync_ones(mesh: Mesh) -> None:
+    """What a thread holds, a task sees: with two of three busy the third is chosen."""
+    pool = mesh.pool(TARGET, meshlb.Config(policy="least_request"))
+    with pool.pick(timeout_s=5) as first:
+        async with pool.pick(timeout_s=5) as second, pool.pick(timeout_s=5) as third:
+            assert len({first.address, second.address, third.address}) == 3
+            assert in_flight(mesh) == 3
+    assert in_flight(mesh) == 0
+
+
+def test_several_event_loops_use_one_handle(mesh: Mesh) -> None:
+    """Each loop waits for the first answer in its own way."""
+    pool = mesh.pool(TARGET)
+
+    async def borrow() -> str:
+        async with pool.pick(timeout_s=5) as endpoint:
+            return endpoint.address
+
+    results: list[str] = []
+    threads = [threading.Thread(target=lambda: results.append(asyncio.run(borrow()))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    assert in_flight(mesh) == 0
+
+
+def test_a_failure_in_the_block_is_blamed_on_the_endpoint_and_passes_through(mesh: Mesh) -> None:
+    """The caller's exception is the caller's; the pool counts it."""
+    pool = mesh.pool(TARGET)
+    with pytest.raises(ValueError, match="broken"), pool.pick(timeout_s=5):
+        raise ValueError("broken")
+    assert in_flight(mesh) == 0
+    assert sum(one["failed"] for one in mesh.status()["pools"][TARGET_KEY(mesh)]["endpoints"]) == 1
+
+
+def TARGET_KEY(mesh: Mesh) -> str:
+    return next(iter(mesh.status()["pools"]))
+
+
+def test_a_refused_connection_puts_the_endpoint_aside_while_another_is_there(mesh: Mesh) -> None:
+    """The next picks go elsewhere."""
+    pool = mesh.pool(TARGET)
+    with pytest.raises(ConnectionRefusedError), pool.pick(timeout_s=5) as dead:
+        raise ConnectionRefusedError
+    for _ in range(50):
+        with pool.pick(timeout_s=5) as endpoint:
+            assert endpoint.address != dead.address
+
+
+def test_when_all_are_refused_one_is_still_lent(mesh: Mesh) -> None:
+    """Better one try than none."""
+    pool = mesh.pool("static:///10.0.0.1:80")
+    for _ in range(3):
+        with pytest.raises(ConnectionRefusedError), pool.pick(timeout_s=5):
+            raise ConnectionRefusedError
+
+
+def test_an_endpoint_that_was_put_aside_comes_back(mesh: Mesh) -> None:
+    """After about a second it may be lent again."""
+    pool = mesh.pool("static:///10.0.0.1:80,10.0.0.2:80")
+    with pytest.raises(ConnectionRefusedError), pool.pick(timeout_s=5) as dead:
+        raise ConnectionRefusedError
+    deadline_s = time.monotonic() + 10
+    while True:
+        with pool.pick(timeout_s=5) as endpoint:
+            if endpoint.address == dead.address:
+                break
+        assert time.monotonic() < deadline_s
+        threading.Event().wait(0.01)
+
+
+async def test_a_cancelled_wait_leaves_nothing_behind(mesh: Mesh) -> None:
+    """A task that gives up while nothing is known holds no endpoint and no place in the queue."""
+    pool = mesh.pool("nowhere.invalid:80")
+
+    async def borrow() -> None:
+        async with pool.pick():
+            raise AssertionError("there is nothing to borrow")
+
+    task = asyncio.ensure_future(borrow())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises((asyncio.CancelledError, meshlb.ResolveError)):
+        await task
+    assert not pool._sleepers
+    assert in_flight(mesh) == 0
+
+
+def test_nothing_known_is_an_error_that_names_what_was_asked(mesh: Mesh) -> None:
+    """Not a hang, and not a bare timeout."""
+    with pytest.raises(meshlb.MeshError, match="nowhere.invalid"), mesh.pool("nowhere.invalid:80").pick(timeout_s=5):
+        pass
+
+
+def test_closing_the_handle_wakes_who_waits_and_ends_new_picks(mesh: Mesh) -> None:
+    """No hang, and a clear error."""
+    pool = mesh.pool(TARGET)
+    with pool.pick(timeout_s=5):
+        pool.close()
+    with pytest.raises(meshlb.ClosedError, match="closed"), pool.pick():
+        pass
+    assert in_flight(mesh) == 0
+
+
+def test_a_bad_timeout_is_a_clear_error(mesh: Mesh) -> None:
+    """Field, value, rule."""
+    with pytest.raises(meshlb.ConfigError, match="timeout_s=0"):
+        mesh.pool(TARGET).pick(timeout_s=0)
+
+
+def test_a_forgotten_pool_is_freed_and_its_discovery_ends(mesh: Mesh) -> None:
+    """The mesh holds pools weakly."""
+    handle = mesh.pool("localhost:1")
+    with pytest.raises(ConnectionRefusedError), handle.pick(timeout_s=5):
+        raise ConnectionRefusedError
+    pool = weakref.ref(handle.binding.pool)
+    del handle
+    deadline_s = time.monotonic() + 10
+    while pool() is not None or mesh._resolutions:
+        gc.collect()
+        assert time.monotonic() < deadline_s, (pool(), mesh._resolutions)
+        threading.Event().wait(0.01)
+    assert mesh.status()["pools"] == {}
