@@ -1,0 +1,127 @@
+"""What meshlb adds to a call between the user and the transport: begin and end of an attempt, from 3 to 10,000 endpoints.
+
+    python -m tests.benchmarks.bench_attempt [policy]
+
+The limit is 1.5 µs where a lock's acquire and release take 83 ns; it is scaled by that pair, measured in the same run. All arms take
+turns within a round, and medians are over rounds, so that a busy moment of the machine hits all of them alike. The second table is
+what discovery pays, once an update: whole truths of 10,000 endpoints.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from meshlb.balance.registry import policy_of
+from meshlb.core.connectivity import Connectivity
+from meshlb.core.endpoint import Endpoint, EndpointSet
+from meshlb.core.policy import PickInfo
+from meshlb.pool.pool import Pool
+from meshlb.pool.view import View
+from meshlb.runtime.clock import SystemClock
+
+SIZES = (3, 10, 100, 1_000, 10_000)
+ROUNDS = 31
+CALLS = 5_000
+LIMIT_NS = 1_500.0
+LOCK_PAIR_NS = 83.0  # on the machine for which the limit was set
+
+
+class Nobody:
+    def on_change(self) -> None:
+        pass
+
+
+def endpoints(count: int, *, uids: bool = True) -> EndpointSet:
+    hosts = (f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}" for number in range(count))
+    return EndpointSet.of([Endpoint(host=host, port=80, uid=host if uids else "") for host in hosts], "bench")
+
+
+def connected(policy: str, count: int) -> View:
+    rng = random.Random(1)
+    pool = Pool("bench", policy_of(policy).build(rng), clock=SystemClock(), rng=rng, new_lock=threading.Lock)
+    view = pool.view(Nobody())
+    pool.update(endpoints(count))
+    view.set_states([(sub, Connectivity.READY) for sub in view.wanted()])
+    return view
+
+
+def attempts_ns(view: View) -> float:
+    begin, end, info = view.begin, view.end, PickInfo("/shop.Orders/Get")
+    start_s = time.perf_counter()
+    for _ in range(CALLS):
+        end(begin(info))  # type: ignore[arg-type]
+    return (time.perf_counter() - start_s) / CALLS * 1e9
+
+
+def lock_pairs_ns() -> float:
+    lock = threading.Lock()
+    acquire, release = lock.acquire, lock.release
+    start_s = time.perf_counter()
+    for _ in range(CALLS):
+        acquire()
+        release()
+    return (time.perf_counter() - start_s) / CALLS * 1e9
+
+
+def update_ms(act: Callable[[], object]) -> float:
+    gc.collect()
+    start_s = time.perf_counter()
+    act()
+    return (time.perf_counter() - start_s) * 1e3
+
+
+def bench_attempts(policy: str) -> None:
+    views = {count: connected(policy, count) for count in SIZES}
+    measured: dict[int, list[float]] = {count: [] for count in SIZES}
+    locks: list[float] = []
+    for _ in range(ROUNDS):
+        locks.append(lock_pairs_ns())
+        for count, view in views.items():
+            measured[count].append(attempts_ns(view))
+    lock_ns = statistics.median(locks)
+    limit_ns = LIMIT_NS * lock_ns / LOCK_PAIR_NS
+    print(f"{policy}: begin + end of an attempt; a lock pair takes {lock_ns:.0f} ns here, so the limit is {limit_ns:.0f} ns")
+    print(f"{'endpoints':>10} {'ns':>8} {'lock pairs':>11} {'of limit':>9}")
+    for count, samples in measured.items():
+        median_ns = statistics.median(samples)
+        print(f"{count:>10} {median_ns:>8.0f} {median_ns / lock_ns:>11.1f} {median_ns / limit_ns:>9.2f}")
+
+
+def bench_updates(policy: str) -> None:
+    count = SIZES[-1]
+    whole, half, unknown = endpoints(count), EndpointSet.of(endpoints(count).endpoints[::2], "bench"), endpoints(count, uids=False)
+    view = connected(policy, count)
+    pool, states = view.pool, Connectivity
+
+    def report(state: Connectivity, number: int) -> Callable[[], None]:
+        return lambda: view.set_states([(sub, state) for sub in view.wanted()[:number]])
+
+    cases: dict[str, Callable[[], object]] = {
+        "the same again": lambda: pool.update(whole),
+        "half of them gone": lambda: pool.update(half),
+        "and back again": lambda: pool.update(whole),
+        "from a source without uids": lambda: pool.update(unknown),
+        "all become ready": report(states.READY, count),
+        "one is lost": report(states.CONNECTING, 1),
+        "and is ready again": report(states.READY, 1),
+        "all fail": report(states.TRANSIENT_FAILURE, count),
+    }
+    measured: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(9):
+        for name, act in cases.items():
+            measured[name].append(update_ms(act))
+    print(f"\n{policy}: {count} endpoints, one update or report, milliseconds (median, worst)")
+    for name, samples in measured.items():
+        print(f"{name:>28} {statistics.median(samples):>8.1f} {max(samples):>8.1f}")
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or ["p2c"]:
+        bench_attempts(name)
+        bench_updates(name)
