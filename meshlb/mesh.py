@@ -12,6 +12,8 @@ Fork. A child starts with nothing: no thread, no resolution, no pool. A binding 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import os
 import threading
@@ -64,14 +66,14 @@ class Resolution:
 
     def __init__(self, resolver: Resolver) -> None:
         self.resolver = resolver
-        self._pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+        self._pools: list[weakref.ref[Pool]] = []  # not a WeakSet, which other threads' garbage collection changes while it is read
         self._latest: EndpointSet | None = None
         self._error: ResolveError | None = None
         self._started = False
 
     def attach(self, pool: Pool) -> None:
         """From now on the pool hears what this target's sources say, beginning with what is known already."""
-        self._pools.add(pool)
+        self._pools.append(weakref.ref(pool))
         if self._latest is not None:
             pool.update(self._latest)
         elif self._error is not None:
@@ -82,17 +84,22 @@ class Resolution:
 
     def on_endpoints(self, endpoints: EndpointSet, /) -> None:
         self._latest, self._error = endpoints, None
-        for pool in list(self._pools):
+        for pool in self._alive():
             pool.update(endpoints)
 
     def on_error(self, error: ResolveError, /) -> None:
         self._error = error
-        for pool in list(self._pools):
+        for pool in self._alive():
             pool.on_error(error)
 
     @property
     def forgotten(self) -> bool:
-        return not self._pools
+        return not self._alive()
+
+    def _alive(self) -> list[Pool]:
+        alive = [pool for reference in self._pools if (pool := reference()) is not None]
+        self._pools = [weakref.ref(pool) for pool in alive]
+        return alive
 
 
 class Binding:
@@ -232,6 +239,7 @@ class Mesh:
             entry = pool.describe()
             resolution = resolutions.get(place)
             entry["discovery"] = _describe(resolution.resolver) if resolution is not None else None
+            entry["tokens_for_elsewhere"] = round(self.budget_of(pool).tokens, 1)
             name = str(place.key)
             described[name if name not in described else f"{name} [{pool.policy.name}]"] = entry
         return {"pools": described, "loop": self._loop.describe(), "internal_errors": errors}
@@ -305,12 +313,12 @@ class Mesh:
             return budget
 
     def count_internal_error(self, target: str, error: BaseException) -> None:
-        kind = f"{target}: {type(error).__name__}: {error}"
+        kind = f"{target}: {type(error).__name__} at {_place_of(error)}"  # not its message, which may differ each time
         with self.lock:
             self._internal_errors[kind] += 1
             first = self._internal_errors[kind] == 1
         if first:
-            _log.error("meshlb failed on a call to %s; that call went out over the fallback", target, exc_info=error)
+            _log.error("a bug in meshlb, seen with %s; calls go on without what failed (counted from now on)", target, exc_info=error)
 
     # --- inside -----------------------------------------------------------------------------------------------------------
 
@@ -333,6 +341,7 @@ class Mesh:
             new_lock=threading.Lock,
             wake=waker.wake,
             fallback_after_s=config.connect_timeout_s / 3,
+            on_listener_error=functools.partial(self.count_internal_error, str(target)),
         )
         waker.pool = weakref.ref(pool)
         return pool
@@ -364,13 +373,22 @@ class _Waker:
         self.pool: weakref.ref[Pool] | None = None
 
     def wake(self, delay_s: float) -> None:
-        self._scheduler.call_later(delay_s, self._tick)
+        with contextlib.suppress(ClosedError):  # the mesh was closed: channels that still use it go on without a tick
+            self._scheduler.call_later(delay_s, self._tick)
 
     def _tick(self) -> None:
         pool = self.pool() if self.pool is not None else None
         again_s = pool.tick() if pool is not None else None
         if again_s is not None:
             self.wake(again_s)
+
+
+def _place_of(error: BaseException) -> str:
+    """File and line where it was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace is not None else "an unknown place"
 
 
 def _attach_weakly(resolution: Resolution, pool: Pool) -> Any:

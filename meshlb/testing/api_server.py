@@ -197,6 +197,8 @@ class ApiServer:
                     break
         except http1.CONNECTION_ENDED:
             pass  # the client or a fault did it; there is nobody left to tell
+        except asyncio.CancelledError:
+            pass  # the cluster closes; asyncio's streams would print a traceback for a connection that ends cancelled
         finally:
             self._connections.discard(writer)
             writer.close()

@@ -153,6 +153,8 @@ class DnsServer:
         failure = self._due_failure(name)
         if failure is None:
             response = self._zone.answer(query)
+        elif failure == "NXDOMAIN":
+            response = self._zone.denial(query)
         else:
             response = dns.message.make_response(query, recursion_available=True)
             if failure != "TIMEOUT":

@@ -73,6 +73,15 @@ class Zone:
             response.authority.append(self._soa())
         return response
 
+    def denial(self, query: dns.message.Message) -> dns.message.Message:
+        """NXDOMAIN as for a name that is not there: with the SOA that says for how long it may be believed."""
+        response = dns.message.make_response(query, recursion_available=True)
+        response.set_rcode(dns.rcode.NXDOMAIN)
+        if query.question[0].name.is_subdomain(self._origin):
+            response.flags |= dns.flags.AA
+            response.authority.append(self._soa())
+        return response
+
     def _lookup(self, name: str, inside: bool) -> Ordinary | None:
         """The addresses of a name, none for a name that merely exists, or None."""
         if name in self.ordinary:

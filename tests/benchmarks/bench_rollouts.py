@@ -30,31 +30,25 @@ REQUEST = echo_pb2.EchoRequest(payload="x", delay_s=0.005)  # long enough that a
 
 @dataclass
 class Tally:
-    """What one run saw; ``lost`` failed without having been in flight on a dying pod."""
+    """What one client of one run saw: how many calls, and each failure with the pod it was sent to."""
 
     calls: int = 0
-    in_flight: int = 0
-    lost: list[str] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
 
-
-class Judge:
-    """Knows the addresses of pods that are gone or going, hard."""
-
-    def __init__(self, service: FakeService, hard: bool) -> None:
-        self.service = service
-        self.hard = hard
-
-    def note(self, tally: Tally, error: grpc.RpcError) -> None:
+    def note(self, error: grpc.RpcError) -> None:
         endpoint = meshlb.grpc.endpoint_of(error)
-        died = endpoint is not None and endpoint.address not in {pod.address for pod in self.service.ready_pods}
-        never_sent = "failed to connect" in str(error) or "connections to all backends failing" in str(error)
-        if self.hard and died and not never_sent:
-            tally.in_flight += 1
-        else:
-            tally.lost.append(f"{endpoint}: {error}")
+        self.failures.append((endpoint.address if endpoint is not None else "", f"{endpoint}: {error}"))
+
+    def lost(self, hard: bool, alive: set[str]) -> list[str]:
+        """The failures that were not in flight on a pod that died hard. ``alive``: addresses of the pods that are there at the end."""
+        return [words for address, words in self.failures if not (hard and address and address not in alive and not _never_sent(words))]
 
 
-def load_sync(channel: grpc.Channel, ended: threading.Event, judge: Judge, tally: Tally) -> None:
+def _never_sent(words: str) -> bool:
+    return "failed to connect" in words or "connections to all backends failing" in words
+
+
+def load_sync(channel: grpc.Channel, ended: threading.Event, tally: Tally) -> None:
     stub = echo_pb2_grpc.EchoStub(channel)
 
     def work() -> None:
@@ -62,7 +56,7 @@ def load_sync(channel: grpc.Channel, ended: threading.Event, judge: Judge, tally
             try:
                 stub.Get(REQUEST, timeout=10)
             except grpc.RpcError as error:
-                judge.note(tally, error)
+                tally.note(error)
             tally.calls += 1
 
     threads = [threading.Thread(target=work) for _ in range(THREADS)]
@@ -72,13 +66,13 @@ def load_sync(channel: grpc.Channel, ended: threading.Event, judge: Judge, tally
         thread.join()
 
 
-def load_async(mesh: Mesh, ended: threading.Event, judge: Judge, tally: Tally) -> None:
+def load_async(mesh: Mesh, ended: threading.Event, tally: Tally) -> None:
     async def work(stub: object) -> None:
         while not ended.is_set():
             try:
                 await stub.Get(REQUEST, timeout=10)  # type: ignore[attr-defined]
             except grpc.RpcError as error:
-                judge.note(tally, error)
+                tally.note(error)
             tally.calls += 1
 
     async def run() -> None:
@@ -89,18 +83,18 @@ def load_async(mesh: Mesh, ended: threading.Event, judge: Judge, tally: Tally) -
     asyncio.run(run())
 
 
-def play(on_sigterm: str, hard: bool, act: Callable[[FakeService], object]) -> dict[str, Tally]:
+def play(on_sigterm: str, act: Callable[[FakeService], object]) -> tuple[dict[str, Tally], set[str]]:
     tallies = {"sync": Tally(), "asyncio": Tally()}
     with FakeCluster(namespace="shop") as cluster:
         orders = cluster.service("orders", replicas=3, on_sigterm=on_sigterm)
         config = meshlb.Config(
             discovery={"kubeconfig": cluster.kubeconfig, "nameservers": [cluster.nameserver], "resolv_conf": cluster.resolv_conf}
         )
-        judge, ended = Judge(orders, hard), threading.Event()
+        ended = threading.Event()
         with Mesh(config) as mesh, meshlb.grpc.insecure_channel("orders.shop:grpc", mesh=mesh) as channel:
             loads = [
-                threading.Thread(target=load_sync, args=(channel, ended, judge, tallies["sync"])),
-                threading.Thread(target=load_async, args=(mesh, ended, judge, tallies["asyncio"])),
+                threading.Thread(target=load_sync, args=(channel, ended, tallies["sync"])),
+                threading.Thread(target=load_async, args=(mesh, ended, tallies["asyncio"])),
             ]
             for one in loads:
                 one.start()
@@ -110,7 +104,7 @@ def play(on_sigterm: str, hard: bool, act: Callable[[FakeService], object]) -> d
             ended.set()
             for one in loads:
                 one.join()
-    return tallies
+        return tallies, {pod.address for pod in orders.ready_pods}
 
 
 FORMS: dict[str, tuple[str, bool, Callable[[FakeService], object]]] = {
@@ -130,11 +124,12 @@ def main() -> None:
     for name, (on_sigterm, hard, act) in FORMS.items():
         if arguments.form not in (None, name):
             continue
-        runs = [play(on_sigterm, hard, act) for _ in range(arguments.times)]
+        runs = [play(on_sigterm, act) for _ in range(arguments.times)]
         for mode in ("sync", "asyncio"):
-            tallies = [run[mode] for run in runs]
-            lost = [words for tally in tallies for words in tally.lost]
-            rows.append((name, mode, str(sum(t.calls for t in tallies)), str(len(lost)), str(sum(t.in_flight for t in tallies))))
+            calls = sum(tallies[mode].calls for tallies, _ in runs)
+            failures = sum(len(tallies[mode].failures) for tallies, _ in runs)
+            lost = [words for tallies, alive in runs for words in tallies[mode].lost(hard, alive)]
+            rows.append((name, mode, str(calls), str(len(lost)), str(failures - len(lost))))
             for words in lost[:3]:
                 print(f"LOST in {name}, {mode}: {words}")
     common.table((f"{arguments.times} times each", "client", "calls", "failed", "in flight on the dying pod"), rows)

@@ -19,14 +19,23 @@ VIP = "10.96.0.7"
 POD_HOSTS = st.sampled_from([f"10.0.0.{n}" for n in range(1, 5)])
 
 endpoints = st.builds(
-    lambda host, ready, terminating: Endpoint(host=host, port=0, uid=host, ready=ready, serving=ready or terminating, terminating=terminating),
+    lambda host, ready, terminating: Endpoint(
+        host=host, port=0, uid=host, ready=ready, serving=ready or terminating, terminating=terminating
+    ),
     POD_HOSTS,
     st.booleans(),
     st.booleans(),
 )
 slices = st.builds(
     lambda name, pods, headless: SliceRecord(
-        name, "shop", "orders", "1", "IPv4", headless, tuple(SlicePort(port, number) for port, number in TARGET_PORTS.items()), tuple(pods)
+        name,
+        "shop",
+        "orders",
+        "1",
+        "IPv4",
+        headless,
+        tuple(SlicePort(port, number) for port, number in TARGET_PORTS.items()),
+        tuple(pods),
     ),
     st.sampled_from("abc"),
     st.lists(endpoints, max_size=3),
@@ -42,7 +51,9 @@ services = st.builds(
     ),
     st.booleans(),
 )
-environments = st.just(EnvService(VIP, frozenset(SERVICE_PORTS.values()), {name.upper(): port for name, port in SERVICE_PORTS.items()}))
+environments = st.just(
+    EnvService(VIP, frozenset(SERVICE_PORTS.values()), {name.upper(): port for name, port in SERVICE_PORTS.items()})
+)
 knowns = st.builds(
     Known,
     slices=st.none() | st.lists(slices, max_size=3).map(tuple),
@@ -90,7 +101,17 @@ def test_one_pod_never_becomes_the_cluster_ip(known: Known, port: PortRef) -> No
 @given(knowns, ports)
 def test_a_stale_truth_only_grows(known: Known, port: PortRef) -> None:
     """While the API server is away, DNS may add to what slices listed and removes nothing."""
-    fresh = Known(slices=known.slices, seen=True, service=known.service, addresses=known.addresses, dns_lists_pods=True, env=known.env)
-    stale = Known(slices=known.slices, seen=True, stale=True, service=known.service, addresses=known.addresses, dns_lists_pods=True, env=known.env)
+    fresh = Known(
+        slices=known.slices, seen=True, service=known.service, addresses=known.addresses, dns_lists_pods=True, env=known.env
+    )
+    stale = Known(
+        slices=known.slices,
+        seen=True,
+        stale=True,
+        service=known.service,
+        addresses=known.addresses,
+        dns_lists_pods=True,
+        env=known.env,
+    )
     want = ServiceName(service="orders", namespace="shop", port=port)
     assert set(decide(fresh, want).pods) <= set(decide(stale, want).pods)

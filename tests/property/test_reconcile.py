@@ -37,7 +37,9 @@ def place(endpoint: Endpoint) -> tuple[str, int]:
 
 
 @given(ENDPOINTS, ENDPOINTS)
-def test_every_record_is_placed_once_or_removed_and_every_endpoint_has_a_place(before: list[Endpoint], after: list[Endpoint]) -> None:
+def test_every_record_is_placed_once_or_removed_and_every_endpoint_has_a_place(
+    before: list[Endpoint], after: list[Endpoint]
+) -> None:
     """Whatever the lists hold, repetitions included."""
     current = [Subchannel(endpoint, LiveOnly(), float(number)) for number, endpoint in enumerate(before)]
     plan = reconcile(current, after)
@@ -47,7 +49,11 @@ def test_every_record_is_placed_once_or_removed_and_every_endpoint_has_a_place(b
     assert {*kept, *plan.removed} == set(current)
     for endpoint, (described, _) in zip(after, plan.placed, strict=True):
         assert place(described) == place(endpoint)
-        assert (described.ready, described.serving, described.terminating) == (endpoint.ready, endpoint.serving, endpoint.terminating)
+        assert (described.ready, described.serving, described.terminating) == (
+            endpoint.ready,
+            endpoint.serving,
+            endpoint.terminating,
+        )
         assert described.weight == endpoint.weight
 
 

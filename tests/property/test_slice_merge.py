@@ -55,7 +55,10 @@ def test_the_result_is_sorted_unique_and_made_of_what_was_listed(slices: list[Sl
     found = merge(slices, GRPC, family)
     assert EndpointSet.of(found, "kubernetes").endpoints == found
     listed = {
-        (pod.host, GRPC.number_in(record.ports), pod.uid) for record in slices for pod in record.endpoints if GRPC.number_in(record.ports)
+        (pod.host, GRPC.number_in(record.ports), pod.uid)
+        for record in slices
+        for pod in record.endpoints
+        if GRPC.number_in(record.ports)
     }
     assert {(pod.host, pod.port, pod.uid) for pod in found} <= listed
 
@@ -69,7 +72,13 @@ def test_no_pod_is_lost_and_none_is_less_useful_than_its_best_copy(slices: list[
     for pod in serving:
         assert pod.uid in {other.uid for other in found} or pod.uid == ""
     for kept in found:
-        copies = [pod for record in slices if GRPC.number_in(record.ports) == kept.port for pod in record.endpoints if pod.host == kept.host]
+        copies = [
+            pod
+            for record in slices
+            if GRPC.number_in(record.ports) == kept.port
+            for pod in record.endpoints
+            if pod.host == kept.host
+        ]
         if any(pod.ready and pod.uid == kept.uid for pod in copies):
             assert kept.ready
     assert hostnames <= {pod.hostname for pod in serving}

@@ -97,9 +97,7 @@ def test_failures_that_strike_everybody_do_not_spoil_the_balance(config: PolicyC
     rng = seeded()
 
     def p99_s(share: float) -> float:
-        fleet = Fleet(
-            config=config, weights=[1.0] * 10, mean_load=2 * 0.7, service_s=0.01, failing=lambda *_: share, workers=2
-        )
+        fleet = Fleet(config=config, weights=[1.0] * 10, mean_load=2 * 0.7, service_s=0.01, failing=lambda *_: share, workers=2)
         return sorted(percentile_s(0.99, fleet.run(6_000, rng)[500:]) for _ in range(3))[1]
 
     assert p99_s(failing) <= 1.1 * p99_s(0.0)

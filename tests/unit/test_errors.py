@@ -70,5 +70,8 @@ def test_a_target_error_points_at_the_place() -> None:
 
 def test_a_resolve_error_says_what_each_source_answered() -> None:
     """Or that none was asked."""
-    assert str(errors.ResolveError("orders", ["api: 403", "dns: SERVFAIL"])) == "orders: no source knows its endpoints (api: 403; dns: SERVFAIL)"
+    assert (
+        str(errors.ResolveError("orders", ["api: 403", "dns: SERVFAIL"]))
+        == "orders: no source knows its endpoints (api: 403; dns: SERVFAIL)"
+    )
     assert str(errors.ResolveError("orders")) == "orders: no source knows its endpoints (no source was asked)"

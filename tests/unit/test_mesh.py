@@ -8,6 +8,8 @@ import threading
 import pytest
 
 import meshlb
+from meshlb.core.connectivity import Connectivity
+from meshlb.core.endpoint import Endpoint, EndpointSet
 from meshlb.mesh import Mesh, default_mesh
 
 STATIC = "static:///10.0.0.1:80,10.0.0.2:80"
@@ -121,3 +123,34 @@ def test_the_authority_is_the_host_as_written_with_the_port() -> None:
     with Mesh(environ={}) as mesh:
         assert mesh.bind("orders.shop:50051").authority == "orders.shop:50051"
         assert mesh.bind("orders.shop:50051").tls_name == "orders.shop"
+
+
+def test_a_channel_that_outlives_its_mesh_may_still_lose_its_pods() -> None:
+    """Nobody ticks its pool any more, and a report of its connections does not fail for that."""
+    mesh = Mesh(environ={})
+    pool = mesh.bind(STATIC).pool
+    view = pool.view(Quiet())
+    mesh.close()
+    spare = [Endpoint(host="10.96.0.1", port=80, uid="clusterip/0.0")]
+    pool.update(EndpointSet.of([Endpoint(host="10.0.0.1", port=80)], "static", fallback=spare))
+    view.set_states([(view.wanted()[0], Connectivity.TRANSIENT_FAILURE)])
+    assert [sub.endpoint.host for sub in view.wanted()] == ["10.0.0.1", "10.96.0.1"]
+
+
+def test_a_listener_that_raises_is_counted_and_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """One transport's bug reaches neither the other transports nor discovery."""
+
+    class Broken:
+        def on_change(self) -> None:
+            raise LookupError("a bug")
+
+    with Mesh(environ={}) as mesh, caplog.at_level(logging.ERROR, "meshlb.mesh"):
+        pool = mesh.bind(STATIC).pool
+        views = [pool.view(Broken()), pool.view(Quiet())]
+        for number in range(3):
+            pool.update(EndpointSet.of([Endpoint(host=f"10.0.0.{number}", port=80)], "static"))
+        assert all(view.known for view in views)
+        errors = mesh.status()["internal_errors"]
+    assert {count for kind, count in errors.items() if "a bug" in kind} <= {3, 4}  # discovery may have answered meanwhile
+    assert errors
+    assert len([record for record in caplog.records if record.exc_info]) == 1

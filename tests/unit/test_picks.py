@@ -165,3 +165,16 @@ def test_a_forgotten_pool_is_freed_and_its_discovery_ends(mesh: Mesh) -> None:
         assert time.monotonic() < deadline_s, (pool(), mesh._resolutions)
         threading.Event().wait(0.01)
     assert mesh.status()["pools"] == {}
+
+
+def test_a_refused_connection_after_the_mesh_was_closed_is_the_users_error_and_comes_back() -> None:
+    """Nobody is left to bring an endpoint back that was put aside, so it is not."""
+    mesh = Mesh(environ={})
+    pool = mesh.pool(TARGET)
+    with pool.pick(timeout_s=5):
+        mesh.close()
+    with pytest.raises(ConnectionRefusedError), pool.pick(timeout_s=5):
+        raise ConnectionRefusedError
+    assert in_flight(mesh) == 0
+    with pool.pick(timeout_s=5) as endpoint:
+        assert endpoint.port == 80

@@ -57,13 +57,36 @@ def test_one_goes_by_weight() -> None:
 def test_another_leaves_out_what_is_taken_and_keeps_the_proportions_of_the_rest() -> None:
     """Without the heavy one and the first: 2 : 1."""
     draw = Draw(4, (1.0, 50.0, 2.0, 1.0), seeded().random)
-    assert _shares(lambda: draw.other([0, 1]), 4) == pytest.approx([0, 0, 2 / 3, 1 / 3], abs=0.015)
+    assert _shares(lambda: draw.distinct(1, [0, 1])[0], 4) == pytest.approx([0, 0, 2 / 3, 1 / 3], abs=0.015)
 
 
 def test_another_among_equals_is_even() -> None:
     """Positions move up past each one that is taken."""
     draw = Draw(5, None, seeded().random)
-    assert _shares(lambda: draw.other([1, 2]), 5) == pytest.approx([1 / 3, 0, 0, 1 / 3, 1 / 3], abs=0.015)
+    assert _shares(lambda: draw.distinct(1, [1, 2])[0], 5) == pytest.approx([1 / 3, 0, 0, 1 / 3, 1 / 3], abs=0.015)
+
+
+@pytest.mark.parametrize("weights", [None, (1.0, 2.0, 3.0, 4.0, 5.0)], ids=["equal", "unequal"])
+@pytest.mark.parametrize("avoid", [[], [0, 3]], ids=["nobody avoided", "two avoided"])
+def test_several_draws_are_different_positions(weights: tuple[float, ...] | None, avoid: list[int]) -> None:
+    """As many as are asked for, or as there are."""
+    draw = Draw(5, weights, seeded().random)
+    for count in (1, 2, 3, 9):
+        for _ in range(50):
+            draws = draw.distinct(count, avoid)
+            assert len(draws) == len(set(draws)) == min(count, 5 - len(avoid))
+            assert not set(draws) & set(avoid)
+
+
+def test_avoiding_all_is_avoiding_none() -> None:
+    """Somebody is drawn all the same."""
+    assert set(_shares(lambda: Draw(2, None, seeded().random).distinct(1, [0, 1])[0], 2, 10)) != {0.0}
+
+
+def test_the_order_of_draws_goes_by_weight() -> None:
+    """3 : 1, two draws: the heavy one is first in three of four."""
+    draw = Draw(2, (3.0, 1.0), seeded().random)
+    assert _shares(lambda: draw.distinct(2, [])[0], 2) == pytest.approx([0.75, 0.25], abs=0.015)
 
 
 def test_among_keeps_to_the_positions_given() -> None:
@@ -77,5 +100,5 @@ def test_among_keeps_to_the_positions_given() -> None:
 def test_the_edges_of_what_random_gives_never_hit_what_is_taken(taken: list[int], weights: tuple[float, ...]) -> None:
     """0 and almost 1, with weights whose sums round."""
     draw = Draw(3, weights, cycle([0.0, ALMOST_ONE, 0.5]).__next__)
-    assert all(draw.other(taken) not in taken for _ in range(9))
+    assert all(draw.distinct(1, taken)[0] not in taken for _ in range(9))
     assert all(0 <= draw.one() < 3 for _ in range(9))

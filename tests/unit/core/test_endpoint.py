@@ -48,7 +48,9 @@ def test_an_endpoint_cannot_be_changed() -> None:
 
 def test_a_set_is_sorted_and_unique_whatever_the_order_it_is_given_in() -> None:
     """Equal truths are equal sets."""
-    endpoints = [Endpoint(host=host, port=port, uid=uid) for host in ("10.0.0.2", "10.0.0.1") for port in (81, 80) for uid in ("b", "a")]
+    endpoints = [
+        Endpoint(host=host, port=port, uid=uid) for host in ("10.0.0.2", "10.0.0.1") for port in (81, 80) for uid in ("b", "a")
+    ]
     forward, backward = EndpointSet.of(endpoints * 2, "x"), EndpointSet.of(reversed(endpoints), "x")
     assert forward == backward
     assert list(forward.endpoints) == sorted(endpoints, key=lambda endpoint: endpoint.identity)

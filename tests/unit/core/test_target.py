@@ -179,7 +179,9 @@ def test_what_is_no_string_is_refused_by_its_type() -> None:
         Target.parse(b"orders")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("text", "near"), [("htttp://x", "http:"), ("k9s:///x", "k8s:"), ("kube:///x", "kubernetes:"), ("statc:///x", "static:")])
+@pytest.mark.parametrize(
+    ("text", "near"), [("htttp://x", "http:"), ("k9s:///x", "k8s:"), ("kube:///x", "kubernetes:"), ("statc:///x", "static:")]
+)
 def test_an_unknown_scheme_names_the_nearest(text: str, near: str) -> None:
     """The nearest valid schemes stand in the message."""
     with pytest.raises(TargetError, match=near):
@@ -263,8 +265,18 @@ def test_a_named_port_without_its_number_leaves_the_authority_without_one() -> N
 
 def test_protocol_and_default_port_come_from_the_form() -> None:
     """What fits when no port is named, and what an ordinary name is dialled at."""
-    assert [Target.parse(text).protocol for text in ("orders", "k8s:///orders", "http://orders", "https://orders")] == ["grpc", "grpc", "http", "https"]
-    assert [Target.parse(text).default_port for text in ("localhost", "localhost:http", "localhost:8", "http://a.b.c")] == [443, 80, 8, 80]
+    assert [Target.parse(text).protocol for text in ("orders", "k8s:///orders", "http://orders", "https://orders")] == [
+        "grpc",
+        "grpc",
+        "http",
+        "https",
+    ]
+    assert [Target.parse(text).default_port for text in ("localhost", "localhost:http", "localhost:8", "http://a.b.c")] == [
+        443,
+        80,
+        8,
+        80,
+    ]
 
 
 def test_keys_of_ordinary_names_ignore_case_and_keep_apart_what_differs() -> None:

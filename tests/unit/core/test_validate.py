@@ -43,7 +43,9 @@ def test_seconds_are_above_their_minimum_or_at_it_if_that_is_allowed() -> None:
     ],
     ids=["seconds", "ratio", "number"],
 )
-def test_what_is_no_finite_number_is_refused_with_field_value_and_rule(check: Callable[[object], float], rule: str, value: object) -> None:
+def test_what_is_no_finite_number_is_refused_with_field_value_and_rule(
+    check: Callable[[object], float], rule: str, value: object
+) -> None:
     """Never another exception, whatever a JSON file held; True is no number."""
     with pytest.raises(ConfigError) as caught:
         check(value)

@@ -84,7 +84,9 @@ class Bench:
         if again_s is not None:
             self.wake(again_s)
 
-    def publish(self, *endpoints: Endpoint, fallback: Iterable[Endpoint] = (), source: str = "kubernetes", note: str = "") -> Change:
+    def publish(
+        self, *endpoints: Endpoint, fallback: Iterable[Endpoint] = (), source: str = "kubernetes", note: str = ""
+    ) -> Change:
         """Discovery says that these are all."""
         return self.pool.update(EndpointSet.of(endpoints, source, fallback=fallback, note=note))
 

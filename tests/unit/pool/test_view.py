@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from meshlb.core.connectivity import Connectivity
@@ -89,6 +91,15 @@ def test_a_terminating_endpoint_keeps_its_connection_while_it_lasts() -> None:
     bench.publish(terminating(1), pod(2), terminating(3))
     bench.connect(IDLE, one)  # the server said goodbye
     assert bench.view.wanted() == (two,)
+
+
+def test_an_endpoint_that_serves_but_is_neither_ready_nor_terminating_is_no_last_resort() -> None:
+    """It is starting, or overloaded; kube-proxy does not use it either, so its connection is let go."""
+    bench = Bench()
+    bench.publish(pod(1), pod(2))
+    bench.connect(READY, bench.sub(1), bench.sub(2))
+    bench.publish(replace(pod(1), ready=False, serving=True), pod(2))
+    assert bench.view.wanted() == (bench.sub(2),)
 
 
 def test_excluded_subchannels_are_avoided_while_others_are_ready() -> None:
@@ -499,7 +510,9 @@ def test_any_wanted_subchannel_may_be_tried_unready_in_its_turn() -> None:
     tried = [bench.view.begin_unready(ANY) for _ in range(60)]
     assert {attempt.subchannel for attempt in tried if attempt} == subs
     avoid = frozenset({bench.sub(1), bench.sub(2)})
-    assert {attempt.subchannel for _ in range(30) if (attempt := bench.view.begin_unready(PickInfo(exclude=avoid)))} == {bench.sub(3)}
+    assert {attempt.subchannel for _ in range(30) if (attempt := bench.view.begin_unready(PickInfo(exclude=avoid)))} == {
+        bench.sub(3)
+    }
     assert bench.view.begin_unready(PickInfo(exclude=frozenset(subs))) is not None
     assert sum(sub.in_flight for sub in subs) == 91
 

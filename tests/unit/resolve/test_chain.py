@@ -6,21 +6,19 @@ import logging
 from dataclasses import replace
 
 import pytest
-from tests.unit.resolve.chain_fixtures import FORBIDDEN, UNREACHABLE, Scene, service_of, slice_of
 
 from meshlb.core.endpoint import Endpoint
-from meshlb.core.target import PortRef
-from meshlb.errors import PortNotFoundError, ResolveError, ServiceNotFoundError
+from meshlb.errors import ResolveError, ServiceNotFoundError
 from meshlb.resolve.env import EnvService
-from meshlb.resolve.kubernetes.wire import ServicePort
 from meshlb.resolve.settings import Fallback
+from tests.unit.resolve.chain_fixtures import FORBIDDEN, UNREACHABLE, Scene, service_of, slice_of
 
 ENV = EnvService("10.96.0.7", frozenset({50051}), {"GRPC": 50051})
 VIP = ["10.96.0.7:50051 clusterip/0.0", "10.96.0.7:50051 clusterip/1.0"]
 K2 = Fallback(connections=2)
 
 
-# --- the race ------------------------------------------------------------------------------------------------------------------
+# --- the race ---------------------------------------------------------------------------------------------------------------
 
 
 def test_everybody_is_asked_at_once() -> None:
@@ -78,6 +76,10 @@ def test_dns_is_not_polled_while_slices_are_synced() -> None:
     headless = Scene(8080)
     headless.api.says(slice_of("10.0.0.1", headless=True))
     assert headless.dns.running == []
+    told = Scene(50051, env=ENV)
+    told.api.says(slice_of("10.0.0.1"))
+    assert told.dns.running == []
+    assert told.latest.fallback[0].address == "10.96.0.7:50051"
 
 
 def test_dns_is_not_needed_where_the_service_can_be_read() -> None:
@@ -89,7 +91,7 @@ def test_dns_is_not_needed_where_the_service_can_be_read() -> None:
     assert (scene.fallback, scene.latest.service_port) == (VIP, 50051)
 
 
-# --- losing a source -----------------------------------------------------------------------------------------------------------
+# --- losing a source --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [UNREACHABLE, FORBIDDEN])
@@ -162,7 +164,7 @@ def test_dns_that_fails_or_denies_keeps_what_it_said() -> None:
     assert (scene.latest.endpoints, scene.latest.note) == ((), "0 endpoints, DNS knows no such name any more")
 
 
-# --- the API server is away at the start --------------------------------------------------------------------------------------
+# --- the API server is away at the start ------------------------------------------------------------------------------------
 
 
 def test_without_the_api_dns_is_enough_and_the_api_takes_over_later() -> None:
@@ -205,239 +207,7 @@ def test_the_environment_alone_is_used_at_once() -> None:
     assert (scene.heard[0][0], scene.latest.source) == (0.0, "environment")
 
 
-# --- the ClusterIP ------------------------------------------------------------------------------------------------------------
-
-
-def test_without_permission_the_cluster_ip_is_renewed_one_connection_at_a_time(caplog: pytest.LogCaptureFixture) -> None:
-    """k connections, each replaced after about max_age_s; one warning holds the Role and names who asks."""
-    scene = Scene(50051, fallback=Fallback(connections=2, max_age_s=20))
-    with caplog.at_level(logging.WARNING, "meshlb.resolve"):
-        scene.dns.says("10.96.0.7")
-        scene.api.fails(FORBIDDEN)
-        scene.loop.advance(200)
-        scene.api.fails(FORBIDDEN)
-    sizes = [len(endpoints) for _, endpoints in scene.heard]
-    assert set(sizes) == {2, 3}
-    assert len({endpoint.uid for _, endpoints in scene.heard for endpoint in endpoints.endpoints}) >= 12
-    assert [record.name for record in caplog.records] == ["meshlb.resolve"]
-    text = caplog.text
-    assert "kind: Role" in text
-    assert 'resources: ["endpointslices"]' in text
-    assert "name: client, namespace: web" in text
-    assert "2 connections" in text
-    assert "clusterIP: None" in text
-
-
-def test_the_fallback_is_not_renewed_while_pods_are_in_use() -> None:
-    """Connections that nobody uses are left alone, and go on being renewed when they are used again."""
-    scene = Scene(50051, fallback=Fallback(connections=2, max_age_s=20))
-    scene.dns.says("10.96.0.7")
-    scene.api.says(slice_of("10.0.0.1"))
-    scene.settle()
-    told = len(scene.heard)
-    scene.loop.advance(600)
-    assert len(scene.heard) == told
-
-
-def test_no_cluster_ip_is_used_where_the_fallback_is_off() -> None:
-    """Pods carry everything; if only the ClusterIP is known, that is an error that says so."""
-    scene = Scene(50051, fallback=Fallback(enabled=False))
-    scene.api.answer = (service_of(), None)
-    scene.api.says(slice_of("10.0.0.1"))
-    assert scene.latest.fallback == ()
-    refused = Scene(50051, fallback=Fallback(enabled=False))
-    refused.api.answer = (service_of(), None)
-    refused.api.fails(FORBIDDEN)
-    refused.dns.says("10.96.0.7")
-    assert refused.heard == []
-    assert "fallback is switched off" in str(refused.errors[-1][1])
-
-
-def test_an_address_that_may_be_a_pod_is_used_as_one_where_the_fallback_is_off() -> None:
-    """DNS alone and one address: a headless Service with one pod must not be lost for lack of a ClusterIP's use."""
-    scene = Scene(8080, api=False, fallback=Fallback(enabled=False))
-    scene.dns.says("10.0.0.1")
-    assert (scene.latest.source, scene.addresses, len(scene.latest.endpoints)) == ("dns", ["10.0.0.1:8080"], 1)
-
-
-def test_a_recreated_service_gets_connections_to_its_new_cluster_ip() -> None:
-    """Another ClusterIP is another address, taken over like any change."""
-    scene = Scene(50051, api=False, fallback=K2)
-    scene.dns.says("10.96.0.7")
-    scene.dns.says("10.96.0.7", "10.96.0.9", together=False)  # both are published until the first was missed twice
-    scene.dns.says("10.96.0.9")
-    scene.settle()
-    assert scene.addresses == ["10.96.0.9:50051"]
-    assert len(scene.latest.endpoints) == 2
-
-
-# --- headless or not, by DNS alone --------------------------------------------------------------------------------------------
-
-
-def test_one_address_of_unknown_kind_is_taken_for_a_cluster_ip_until_a_second_is_seen(caplog: pytest.LogCaptureFixture) -> None:
-    """k connections to one pod are harmless; two addresses in one answer are pods, also when they become one again."""
-    scene = Scene(8080, api=False)
-    scene.dns.says("10.0.0.1")
-    assert (scene.latest.source, len(scene.latest.endpoints)) == ("clusterip", 4)
-    with caplog.at_level(logging.WARNING, "meshlb.resolve"):
-        scene.dns.says("10.0.0.1", "10.0.0.2")
-        scene.settle()
-        assert (scene.latest.source, scene.addresses) == ("dns", ["10.0.0.1:8080", "10.0.0.2:8080"])
-        scene.dns.says("10.0.0.2")
-        scene.settle()
-    assert (scene.latest.source, scene.addresses, len(scene.latest.endpoints)) == ("dns", ["10.0.0.2:8080"], 1)
-    assert [record.getMessage() for record in caplog.records if "no ports" in record.getMessage()]
-    assert len(caplog.records) == 1
-
-
-def test_nobody_is_warned_of_a_first_answer(caplog: pytest.LogCaptureFixture) -> None:
-    """DNS answers a few milliseconds before the API server: there is nothing to improve."""
-    with caplog.at_level(logging.WARNING, "meshlb.resolve"):
-        scene = Scene(8080)
-        scene.dns.says("10.0.0.1", "10.0.0.2")
-        scene.api.says(slice_of("10.0.0.1", "10.0.0.2", headless=True))
-        scene.settle()
-    assert caplog.records == []
-
-
-def test_a_target_port_is_never_dialled_on_what_may_be_a_cluster_ip() -> None:
-    """``?port=target`` with one address of unknown kind is an error that says what is missing; with two it is clear."""
-    scene = Scene(PortRef(number=8080, is_target=True), api=False)
-    scene.dns.says("10.0.0.1")
-    assert scene.heard == []
-    error = scene.errors[-1][1]
-    assert isinstance(error, PortNotFoundError)
-    assert "may be the ClusterIP" in str(error)
-    scene.dns.says("10.0.0.1", "10.0.0.2")
-    assert scene.addresses == ["10.0.0.1:8080", "10.0.0.2:8080"]
-
-
-def test_a_named_port_needs_more_than_dns() -> None:
-    """DNS has no ports: the environment may know the ClusterIP's, for pods nobody does, and the errors say what is missing."""
-    known = Scene("grpc", api=False, env=ENV)
-    known.dns.says("10.96.0.7")
-    assert known.addresses == ["10.96.0.7:50051"]
-    for hosts in (["10.96.0.7"], ["10.0.0.1", "10.0.0.2"]):
-        scene = Scene("grpc", api=False)
-        scene.dns.says(*hosts)
-        assert scene.heard == []
-        assert isinstance(scene.errors[-1][1], PortNotFoundError)
-        assert "list EndpointSlices" in str(scene.errors[-1][1])
-
-
-def test_the_service_maps_ports_for_dns_where_it_can_be_read() -> None:
-    """Slices forbidden, the Service readable and headless: its target port is dialled on DNS's addresses."""
-    scene = Scene("grpc")
-    scene.api.answer = (service_of("", [ServicePort("grpc", 50051, 8080)]), None)
-    scene.dns.says("10.0.0.1", "10.0.0.2")
-    scene.api.fails(FORBIDDEN)
-    assert (scene.latest.source, scene.addresses) == ("dns", ["10.0.0.1:8080", "10.0.0.2:8080"])
-
-
-def test_hand_made_slices_of_a_headless_service_do_not_flap() -> None:
-    """No label says headless, but DNS lists a slice's address: pods, no ClusterIP, and DNS is stopped once."""
-    scene = Scene(8080)
-    scene.api.says(slice_of("10.0.0.1"))
-    scene.dns.says("10.0.0.1")
-    scene.settle()
-    assert (scene.latest.source, scene.latest.fallback, scene.addresses) == ("kubernetes", (), ["10.0.0.1:8080"])
-    scene.api.says(slice_of("10.0.0.1"), version="2")
-    assert (scene.dns.started, scene.dns.running) == (1, [])
-
-
-# --- ports --------------------------------------------------------------------------------------------------------------------
-
-
-def test_a_port_that_nobody_has_is_an_error_that_lists_the_ports() -> None:
-    """The listed names are what can be written; nothing is published, and it recovers when the port appears."""
-    scene = Scene("admin")
-    scene.api.says(slice_of("10.0.0.1", ports=[("grpc", 8080), ("http", 8081)]))
-    scene.loop.advance(1)
-    error = scene.errors[-1][1]
-    assert isinstance(error, PortNotFoundError)
-    assert "grpc (8080), http (8081)" in str(error)
-    scene.api.says(slice_of("10.0.0.1", ports=[("admin", 9000)]))
-    assert scene.addresses == ["10.0.0.1:9000"]
-
-
-def test_several_ports_wait_for_the_service_to_map_a_number() -> None:
-    """80 is one port's service number and another's target: the Service decides, so the slices wait for it, but not for long."""
-    ports = [ServicePort("api", 80, 8080), ServicePort("admin", 8000, 80)]
-    sliced = slice_of("10.0.0.1", ports=[("api", 8080), ("admin", 80)])
-    scene = Scene(80, dns=False)
-    scene.api.answer = None
-    scene.api.says(sliced)
-    assert scene.heard == []
-    scene.api.reads[0][1](service_of(ports=ports), None)
-    scene.settle()
-    assert (scene.addresses, scene.latest.service_port) == (["10.0.0.1:8080"], 80)
-    silent = Scene(80, dns=False)
-    silent.api.answer = None
-    silent.api.says(sliced)
-    silent.loop.advance(0.3)
-    assert silent.addresses == ["10.0.0.1:80"]
-
-
-def test_a_single_port_waits_for_nobody() -> None:
-    """One port and a written number: there is nothing to ask, the first list is used at once."""
-    scene = Scene(50051)
-    scene.api.answer = None
-    scene.api.says(slice_of("10.0.0.1"))
-    assert scene.addresses == ["10.0.0.1:8080"]
-
-
-def test_a_number_that_slices_cannot_map_goes_to_the_cluster_ip_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """Several ports, none with this target, the Service unreadable: the ClusterIP, and the missing permission is named once."""
-    scene = Scene(80)
-    with caplog.at_level(logging.WARNING, "meshlb.resolve"):
-        scene.api.says(slice_of("10.0.0.1", ports=[("api", 8080), ("admin", 8081)]))
-        scene.dns.says("10.96.0.7")
-        scene.api.says(slice_of("10.0.0.2", ports=[("api", 8080), ("admin", 8081)]))
-    scene.settle()
-    assert (scene.latest.source, scene.addresses) == ("clusterip", ["10.96.0.7:80"])
-    assert len(caplog.records) == 1
-    assert 'resources: ["services"], verbs: ["get"]' in caplog.text
-
-
-def test_a_service_whose_ports_changed_is_read_again() -> None:
-    """A port name in the slices that the Service did not have: it is read again, at most once in 10 s."""
-    scene = Scene("admin")
-    scene.api.answer = (service_of(), None)
-    scene.api.says(slice_of("10.0.0.1"))
-    assert len(scene.api.reads) == 1
-    scene.api.answer = (service_of(ports=[ServicePort("admin", 9000, 9001)]), None)
-    for version in range(5):
-        scene.api.says(slice_of("10.0.0.1", ports=[("admin", 9001)]), version=str(version))
-    assert len(scene.api.reads) == 1
-    scene.loop.advance(10)
-    assert len(scene.api.reads) == 2
-    assert (scene.addresses, scene.latest.service_port) == (["10.0.0.1:9001"], 9000)
-
-
-def test_the_service_is_read_once_and_then_every_5_to_10_minutes() -> None:
-    """Whatever slices do, an unchanged Service is not asked for again, and a refused one is not insisted on."""
-    for answer in ((service_of(), None), (None, FORBIDDEN)):
-        scene = Scene("grpc")
-        scene.api.answer = answer
-        for number in range(100):
-            scene.api.says(slice_of(f"10.0.0.{number}"), version=str(number))
-            scene.loop.advance(1)
-        assert len(scene.api.reads) == 1
-        scene.loop.advance(3600)
-        intervals = [later - earlier for (earlier, _), (later, _) in zip(scene.api.reads, scene.api.reads[1:], strict=False)]
-        assert len(intervals) >= 5
-        assert all(300 <= interval <= 600 for interval in intervals)
-
-
-def test_an_api_server_that_is_away_is_not_asked_for_the_service() -> None:
-    """Only the list is retried: at most 4 requests in the first 10 s are left to it."""
-    scene = Scene("grpc")
-    scene.api.fails()
-    scene.loop.advance(3600)
-    assert scene.api.reads == []
-
-
-# --- nothing, empty, one pod --------------------------------------------------------------------------------------------------
+# --- nothing, empty, one pod ------------------------------------------------------------------------------------------------
 
 
 def test_a_service_that_nobody_knows_is_not_found_with_what_each_said() -> None:
@@ -524,8 +294,7 @@ def test_a_service_that_is_made_anew_is_learnt_anew() -> None:
     scene.settle()
     scene.api.says()
     scene.settle()
-    scene.dns.denies()
-    assert scene.latest.endpoints == ()
+    assert (scene.latest.endpoints, scene.dns.running) == ((), [])
     scene.api.says(slice_of("10.0.0.2"))
     scene.settle()
     assert (scene.addresses, scene.fallback) == (["10.0.0.2:8080"], [])
@@ -560,7 +329,7 @@ def test_an_external_name_is_what_dns_makes_of_it() -> None:
     assert (scene.latest.source, scene.addresses, len(scene.latest.endpoints)) == ("dns", ["192.0.2.1:443"], 1)
 
 
-# --- the rest -----------------------------------------------------------------------------------------------------------------
+# --- the rest ---------------------------------------------------------------------------------------------------------------
 
 
 def test_a_hint_goes_to_dns_only_while_it_is_in_use() -> None:

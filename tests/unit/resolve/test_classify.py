@@ -148,7 +148,14 @@ def test_the_namespace_is_configured_else_of_the_service_account_else_of_resolv_
 def test_spellings_of_one_service_share_a_key(pod: Place) -> None:
     """After defaults the same Service and port are one place; another port, pod, protocol or cluster is another."""
     key = pod.classifier().key
-    forms = ["orders:grpc", "orders.web:grpc", "Orders.WEB:GRPC", "orders.web.svc:grpc", "k8s://web/orders:grpc", "orders.web.svc.cluster.local.:grpc"]
+    forms = [
+        "orders:grpc",
+        "orders.web:grpc",
+        "Orders.WEB:GRPC",
+        "orders.web.svc:grpc",
+        "k8s://web/orders:grpc",
+        "orders.web.svc.cluster.local.:grpc",
+    ]
     assert {key(Target.parse(form)) for form in forms} == {TargetKey("cluster.local", "web", "orders", "grpc")}
     others = ["orders.shop:grpc", "orders:50051", "orders", "http://orders", "orders:8080?port=target", "pod-0.orders.web.svc:grpc"]
     assert len({key(Target.parse(form)) for form in others}) == len(others)
@@ -215,7 +222,7 @@ def test_a_ports_name_in_another_zone_is_an_error_with_its_place(pod: Place, tex
 
 def test_a_ports_name_outside_a_cluster_is_an_error_with_its_place(outside: Place) -> None:
     """The message says why it is no Service."""
-    with pytest.raises(TargetError, match="orders.shop is outside a cluster") as caught:
+    with pytest.raises(TargetError, match=r"orders\.shop is outside a cluster") as caught:
         outside.classifier().key(Target.parse("orders.shop:grpc"))
     assert caught.value.position == 12
     assert outside.classifier().key(Target.parse("orders.shop:https")).port == "443"

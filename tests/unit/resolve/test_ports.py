@@ -29,7 +29,12 @@ def service(*ports: ServicePort, headless: bool = False) -> ServiceRecord:
         (PortRef(number=9090), service(*TWO, headless=True), ONE_SLICE, PortSelector(name="admin", service_port=8080)),
         # without the Service: the only port, else the one whose target it is, else nobody knows
         (PortRef(number=80), None, ((SlicePort("grpc", 8080),),), PortSelector(name="grpc", service_port=80)),
-        (PortRef(number=80), None, ((SlicePort("grpc", 8080),), (SlicePort("grpc", 8081),)), PortSelector(name="grpc", service_port=80)),
+        (
+            PortRef(number=80),
+            None,
+            ((SlicePort("grpc", 8080),), (SlicePort("grpc", 8081),)),
+            PortSelector(name="grpc", service_port=80),
+        ),
         (PortRef(number=9090), None, ONE_SLICE, PortSelector(name="admin", service_port=9090)),
         (PortRef(number=80), None, ONE_SLICE, None),
         (PortRef(number=80), None, ((SlicePort("a", 80), SlicePort("b", 80)),), None),
@@ -64,7 +69,12 @@ def test_the_port_that_is_meant(
         (PortRef(number=81), service(*TWO), ONE_SLICE, r"no port 81; the ports are grpc"),
         (PortRef(number=9090), service(*TWO), ONE_SLICE, r"9090 is a target port: write the Service's port, or 9090\?port=target"),
         (PortRef(name="grpc"), service(), (), r"no port grpc; the ports are none at all"),
-        (NO_PORT, service(ServicePort("a", 1), ServicePort("b", 2)), (), r"no port was named and none fits alone; the ports are a \(1\), b \(2\)"),
+        (
+            NO_PORT,
+            service(ServicePort("a", 1), ServicePort("b", 2)),
+            (),
+            r"no port was named and none fits alone; the ports are a \(1\), b \(2\)",
+        ),
         (NO_PORT, None, ((SlicePort("a", 1), SlicePort("b", 2)), (SlicePort("a", 3),)), r"the ports are a \(1/3\), b \(2\)"),
         (NO_PORT, None, ((SlicePort("grpc-a", 1), SlicePort("grpc-b", 2)),), r"none fits alone"),
     ],
@@ -89,7 +99,11 @@ def test_a_url_prefers_its_own_port() -> None:
 def test_a_number_is_looked_up_in_each_slice() -> None:
     """Pods may differ in the number of one named port; a slice without the port is left out."""
     selector = PortSelector(name="grpc")
-    assert [selector.number_in(ports) for ports in ((SlicePort("grpc", 1),), (SlicePort("a", 5), SlicePort("grpc", 2)), ())] == [1, 2, 0]
+    assert [selector.number_in(ports) for ports in ((SlicePort("grpc", 1),), (SlicePort("a", 5), SlicePort("grpc", 2)), ())] == [
+        1,
+        2,
+        0,
+    ]
     assert PortSelector(number=7).number_in(()) == 7
     assert PortSelector(number=7, listed=True).number_in((SlicePort("a", 8),)) == 0
     assert PortSelector(number=7, listed=True).number_in((SlicePort("a", 7),)) == 7

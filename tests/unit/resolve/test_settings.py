@@ -29,7 +29,9 @@ def test_a_dict_is_the_same_as_the_fields() -> None:
 
 def test_values_are_made_canonical_once() -> None:
     """One string with commas will do for a list; ports, brackets, dots and case are settled here."""
-    config = Discovery(sources="kubernetes, dns", nameservers="10.0.0.1,10.0.0.1:5353,::1,[fd00::A]:54", cluster_domain=".Cluster.Local.")  # type: ignore[arg-type]
+    config = Discovery(
+        sources="kubernetes, dns", nameservers="10.0.0.1,10.0.0.1:5353,::1,[fd00::A]:54", cluster_domain=".Cluster.Local."
+    )  # type: ignore[arg-type]
     assert config.sources == ("kubernetes", "dns")
     assert config.nameservers == ("10.0.0.1:53", "10.0.0.1:5353", "[::1]:53", "[fd00::a]:54")
     assert config.cluster_domain == "cluster.local"

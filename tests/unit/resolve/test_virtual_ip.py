@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -19,9 +20,7 @@ class Watched:
         print(f"seed {seed}")
         self.loop = ManualLoop()
         self.states: list[tuple[float, tuple[Endpoint, ...]]] = []
-        self.ip = VirtualIp(
-            "10.96.0.7", 50051, fallback, scheduler=self.loop, rng=random.Random(seed), on_change=self._changed
-        )
+        self.ip = VirtualIp("10.96.0.7", 50051, fallback, scheduler=self.loop, rng=random.Random(seed), on_change=self._changed)
 
     def _changed(self) -> None:
         self.states.append((self.loop.now_s(), self.ip.endpoints))
@@ -52,7 +51,13 @@ def test_a_renewal_adds_before_it_removes() -> None:
     watched.ip.start()
     watched.loop.advance(20)
     (start_s, during), (end_s, after) = watched.states[:2]
-    assert [endpoint.uid for endpoint in during] == ["clusterip/0.1", "clusterip/1.0", "clusterip/2.0", "clusterip/3.0", "clusterip/0.0"]
+    assert [endpoint.uid for endpoint in during] == [
+        "clusterip/0.1",
+        "clusterip/1.0",
+        "clusterip/2.0",
+        "clusterip/3.0",
+        "clusterip/0.0",
+    ]
     assert [endpoint.uid for endpoint in after] == ["clusterip/0.1", "clusterip/1.0", "clusterip/2.0", "clusterip/3.0"]
     assert end_s - start_s == pytest.approx(5.0)
 
@@ -82,7 +87,7 @@ def test_ages_are_jittered_by_a_fifth() -> None:
     watched.ip.start()
     watched.loop.advance(5000)
     starts = [at_s for at_s, state in watched.states if len(state) == 2]
-    ages = [later - earlier for earlier, later in zip(starts, starts[1:], strict=False)]
+    ages = [later - earlier for earlier, later in itertools.pairwise(starts)]
     assert all(80 <= age <= 120 for age in ages)
     assert max(ages) - min(ages) > 10
 

@@ -178,12 +178,22 @@ def test_the_recorded_services_are_read() -> None:
     """An ordinary one, a headless one, an alias."""
     services = [parse_service(found.body) for found in exchanges("rollout") if found.note == "Service object"]
     ordinary, headless, alias = services
-    assert (ordinary.name, ordinary.type, ordinary.cluster_ips, ordinary.headless) == ("orders", "ClusterIP", ("10.96.203.9",), False)
+    assert (ordinary.name, ordinary.type, ordinary.cluster_ips, ordinary.headless) == (
+        "orders",
+        "ClusterIP",
+        ("10.96.203.9",),
+        False,
+    )
     assert [(port.name, port.port, port.target_port, port.app_protocol) for port in ordinary.ports] == [
         ("grpc", 50051, "grpc", "grpc"),
         ("http", 80, 8080, ""),
     ]
-    assert (headless.name, headless.cluster_ips, headless.headless, headless.ip_families) == ("orders-headless", (), True, ("IPv4",))
+    assert (headless.name, headless.cluster_ips, headless.headless, headless.ip_families) == (
+        "orders-headless",
+        (),
+        True,
+        ("IPv4",),
+    )
     assert (alias.type, alias.external_name, alias.cluster_ips, alias.ports) == ("ExternalName", "legacy.example.com", (), ())
 
 
@@ -215,6 +225,6 @@ def test_the_recorded_refusals_are_understood(note: str, code: int, reason: str,
 def test_a_recorded_watch_refused_with_500_has_no_event_in_its_body() -> None:
     """The line of such a stream is a bare Status: unreadable as an event, which is why the status decides."""
     found = exchange("errors", "watch from a malformed resourceVersion")
-    (_, line), = found.lines
+    ((_, line),) = found.lines
     assert isinstance(parse_event(line), Unreadable)
     assert parse_refusal(line, found.status).message.startswith("resourceVersion: Invalid value")

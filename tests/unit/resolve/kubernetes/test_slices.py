@@ -60,7 +60,10 @@ def test_of_two_copies_the_more_useful_one_counts_with_the_hints_of_both() -> No
     dead = pod(1, ready=False, serving=False)
     dying = pod(1, ready=False, terminating=True, hints=Hints(("b",), ("n2",)))
     ready = pod(1, locality=Locality(zone="z"), hints=Hints(("a",), ("n1",)))
-    for slices in ([record("a", dead), record("b", dying), record("c", ready)], [record("a", ready), record("b", dying), record("c", dead)]):
+    for slices in (
+        [record("a", dead), record("b", dying), record("c", ready)],
+        [record("a", ready), record("b", dying), record("c", dead)],
+    ):
         (found,) = merge(slices, GRPC)
         assert (found.ready, found.locality.zone) == (True, "z")
         assert found.hints == Hints(("a", "b"), ("n1", "n2"))
@@ -109,7 +112,10 @@ def test_a_dual_stack_pod_counts_once_in_the_preferred_family() -> None:
 
 def test_dual_stack_pods_without_a_uid_are_known_by_hostname_and_node() -> None:
     """Without these, two addresses are two pods."""
-    four, six = {"uid": "", "hostname": "orders-0", "node": "n1"}, {"uid": "", "hostname": "orders-0", "node": "n1", "host": "fd00::1"}
+    four, six = (
+        {"uid": "", "hostname": "orders-0", "node": "n1"},
+        {"uid": "", "hostname": "orders-0", "node": "n1", "host": "fd00::1"},
+    )
     assert hosts(merge([record("a", pod(1, **four)), record("b", pod(1, **six), family="IPv6")], GRPC)) == ["10.0.0.1"]
     nameless = [record("a", pod(1, uid="")), record("b", pod(1, uid="", host="fd00::1"), family="IPv6")]
     assert hosts(merge(nameless, GRPC)) == ["10.0.0.1", "fd00::1"]

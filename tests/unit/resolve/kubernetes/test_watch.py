@@ -159,9 +159,7 @@ def test_versions_that_cannot_be_compared_are_believed() -> None:
 
 def test_the_present_state_in_arbitrary_order_does_not_move_the_version() -> None:
     """A watch without a version begins with synthetic ADDED events; only what follows them is history."""
-    first = Streamed(
-        events=((0.1, slice_event("ADDED", "900")), (0.2, slice_event("ADDED", "5", name="orders-b"))), end_s=2.0
-    )
+    first = Streamed(events=((0.1, slice_event("ADDED", "900")), (0.2, slice_event("ADDED", "5", name="orders-b"))), end_s=2.0)
     second = Streamed(
         events=((0.1, slice_event("ADDED", "900")), (0.2, bookmark("950")), (0.3, slice_event("ADDED", "960"))), end_s=2.0
     )
@@ -213,7 +211,9 @@ def test_retry_after_is_obeyed_up_to_a_minute() -> None:
 
 def test_the_first_401_is_answered_with_new_credentials_at_once_the_second_waits() -> None:
     """A rotated token heals without a pause; a wrong one does not make a storm, and each later try reads it anew."""
-    api = VirtualApi(Script(lists=[Failed(refused(401)), Failed(refused(401)), Failed(refused(401)), Listed("1")], watches=[FOREVER]))
+    api = VirtualApi(
+        Script(lists=[Failed(refused(401)), Failed(refused(401)), Failed(refused(401)), Listed("1")], watches=[FOREVER])
+    )
     api.run(60.0)
     assert [request.renew for _, request in api.requests] == [False, True, True, True, False]
     assert gaps(api)[0] < 0.1

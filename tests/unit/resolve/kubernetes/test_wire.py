@@ -164,7 +164,16 @@ def test_a_bad_item_does_not_spoil_a_list_and_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{}", b"[]", b"<html>", b'{"kind":"Status"}', b'{"kind":"EndpointSliceList"}', b'{"kind":"EndpointSliceList","items":4}']
+    "text",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"<html>",
+        b'{"kind":"Status"}',
+        b'{"kind":"EndpointSliceList"}',
+        b'{"kind":"EndpointSliceList","items":4}',
+    ],
 )
 def test_what_is_no_list_of_slices_never_passes_for_an_empty_one(text: bytes) -> None:
     """A proxy's friendly page would otherwise empty every pool."""
@@ -194,12 +203,17 @@ def test_bookmarks_tell_a_version_and_the_end_of_a_streaming_list() -> None:
 
 def test_events_of_other_kinds_and_slices_that_are_not_for_us_are_passed_over_with_their_version() -> None:
     """The place in history moves on all the same."""
-    assert parse_event(b'{"type":"RENAMED","object":{"metadata":{"resourceVersion":"9"}}}') == Passed("RENAMED", "9", "event type RENAMED")
+    assert parse_event(b'{"type":"RENAMED","object":{"metadata":{"resourceVersion":"9"}}}') == Passed(
+        "RENAMED", "9", "event type RENAMED"
+    )
     line = json.dumps({"type": "ADDED", "object": slice_object(addressType="FQDN")}).encode()
     assert parse_event(line) == Passed("ADDED", "7", "addressType FQDN")
 
 
-@pytest.mark.parametrize("line", [b"", b"garbage", b"5", b"null", b"{}", b'{"type":"ADDED"}', b'{"type":"ADDED","object":5}', b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"garbage", b"5", b"null", b"{}", b'{"type":"ADDED"}', b'{"type":"ADDED","object":5}', b"\xff\xfe", b"[" * 100_000],
+)
 def test_a_line_that_is_no_event_is_unreadable_and_never_raises(line: bytes) -> None:
     """One bad line must not end a stream."""
     assert isinstance(parse_event(line), Unreadable)
@@ -261,7 +275,11 @@ def test_a_service_is_read_with_its_addresses_and_tcp_ports() -> None:
     }
     service = parse_service(json.dumps({"kind": "Service", "metadata": {"name": "s", "namespace": "n"}, "spec": spec}).encode())
     assert (service.cluster_ips, service.ip_families) == (("10.96.0.1", "fd00::1"), ("IPv4", "IPv6"))
-    assert [(port.name, port.port, port.target_port) for port in service.ports] == [("a", 80, "http"), ("b", 81, 8081), ("c", 82, 82)]
+    assert [(port.name, port.port, port.target_port) for port in service.ports] == [
+        ("a", 80, "http"),
+        ("b", 81, 8081),
+        ("c", 82, 82),
+    ]
 
 
 def test_a_service_of_an_old_server_has_one_cluster_ip() -> None:
@@ -271,7 +289,9 @@ def test_a_service_of_an_old_server_has_one_cluster_ip() -> None:
         assert (service.cluster_ips, service.headless) == (expected, headless)
 
 
-@pytest.mark.parametrize("text", [b"{}", b'{"kind":"Status"}', b'{"kind":"Service","spec":{"ports":[{"port":80,"targetPort":true}]}}'])
+@pytest.mark.parametrize(
+    "text", [b"{}", b'{"kind":"Status"}', b'{"kind":"Service","spec":{"ports":[{"port":80,"targetPort":true}]}}']
+)
 def test_what_is_no_service_is_refused(text: bytes) -> None:
     """A port that cannot be read is not guessed."""
     with pytest.raises(WireError):

@@ -1,0 +1,134 @@
+"""Variables: their names, how their values are read, and what is said of those that are wrong."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from meshlb.balance.least_request import LeastRequest
+from meshlb.balance.p2c import P2C
+from meshlb.config import Config, environment, resolve_config
+from meshlb.errors import ConfigError
+from meshlb.resolve.settings import Discovery, Fallback
+
+
+@pytest.fixture(autouse=True)
+def _nothing_warned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_warned", set())
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "meant"),
+    [
+        ("POLICY", "least_request", {"policy": LeastRequest()}),
+        ("POLICY", '{"name": "least_request", "choice_count": 3}', {"policy": LeastRequest(choice_count=3)}),
+        ("POLICY_STREAM_WEIGHT", "0.5", {"policy": P2C(stream_weight=0.5)}),
+        ("POLICY_STREAM_WEIGHT", "1", {"policy": P2C(stream_weight=1.0)}),
+        ("DISCOVERY", "kubernetes", {"discovery": Discovery(sources=("kubernetes",))}),
+        ("DISCOVERY", '{"nameservers": ["10.0.0.10"]}', {"discovery": Discovery(nameservers=("10.0.0.10",))}),
+        ("DISCOVERY_SOURCES", "dns, kubernetes", {"discovery": Discovery(sources=("dns", "kubernetes"))}),
+        ("DISCOVERY_NAMESERVERS", '["10.0.0.10", "10.0.0.11"]', {"discovery": Discovery(nameservers=("10.0.0.10", "10.0.0.11"))}),
+        ("DISCOVERY_KUBECONFIG", " /etc/kube/config ", {"discovery": Discovery(kubeconfig="/etc/kube/config")}),
+        ("DISCOVERY_EMPTY_GRACE_S", "500ms", {"discovery": Discovery(empty_grace_s=0.5)}),
+        ("FALLBACK", "none", {"fallback": Fallback(enabled=False)}),
+        ("FALLBACK_ENABLED", "No", {"fallback": Fallback(enabled=False)}),
+        ("FALLBACK_ENABLED", "1", {"fallback": Fallback(enabled=True)}),
+        ("FALLBACK_CONNECTIONS", "8", {"fallback": Fallback(connections=8)}),
+        ("FALLBACK_MAX_AGE_S", "1.5m", {"fallback": Fallback(max_age_s=90.0)}),
+        ("FIRST_ANSWER_TIMEOUT_S", "2", {"first_answer_timeout_s": 2.0}),
+        ("CONNECT_TIMEOUT_S", "250ms", {"connect_timeout_s": 0.25}),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["MESHLB_", "MESHLB_FORCE_"])
+def test_values_are_plain_words_numbers_lists_or_json(prefix: str, variable: str, text: str, meant: dict[str, Any]) -> None:
+    """For the deployment and for the operator alike."""
+    assert resolve_config(None, {prefix + variable: text})[0] == Config(**meant)
+
+
+@pytest.mark.parametrize("text", ["", "   "])
+def test_an_empty_variable_is_not_set(text: str) -> None:
+    """Manifests often carry empty values."""
+    names = ("MESHLB_POLICY", "MESHLB_FALLBACK_ENABLED", "MESHLB_FORCE_CONNECT_TIMEOUT_S", "MESHLB_MODE")
+    config, mode = resolve_config(None, dict.fromkeys(names, text))
+    assert config == Config()
+    assert not mode.is_off("orders.shop")
+
+
+def test_a_field_is_stronger_than_the_word_of_its_part() -> None:
+    """Whatever the order of the variables."""
+    environ = {"MESHLB_DISCOVERY_SOURCES": "kubernetes", "MESHLB_DISCOVERY": "dns", "MESHLB_DISCOVERY_NAMESPACE": "shop"}
+    assert resolve_config(None, environ)[0].discovery == Discovery(sources=("kubernetes",), namespace="shop")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "message"),
+    [
+        ("MESHLB_POLICY", "p3c", "MESHLB_POLICY: policy='p3c': did you mean 'p2c'? valid: p2c, round_robin, rr, least_request"),
+        ("MESHLB_FORCE_POLICY", "{", "MESHLB_FORCE_POLICY: policy='{': must be a name or a JSON object"),
+        ("MESHLB_POLICY_CHOICE_COUNT", "3", "MESHLB_POLICY_CHOICE_COUNT: policy.choice_count: unknown key; valid: stream_weight"),
+        ("MESHLB_DISCOVERY", "{", "MESHLB_DISCOVERY: discovery='{': must be a word or JSON"),
+        ("MESHLB_DISCOVERY_NAMESERVERS", "[", "MESHLB_DISCOVERY_NAMESERVERS: discovery.nameservers='[': must be a word or JSON"),
+        ("MESHLB_DISCOVERY_NAMESERVERS", "x", "MESHLB_DISCOVERY_NAMESERVERS: discovery.nameservers='x': must be ip"),
+        ("MESHLB_FALLBACK_CONNECTIONS", "many", "MESHLB_FALLBACK_CONNECTIONS: fallback.connections='many': must be a whole number"),
+        ("MESHLB_FALLBACK_CONNECTIONS", "0", "MESHLB_FALLBACK_CONNECTIONS: fallback.connections=0: must be from 1 to 64"),
+        ("MESHLB_FALLBACK_ENABLED", "maybe", "MESHLB_FALLBACK_ENABLED: fallback.enabled='maybe': must be one of true, yes, on, 1"),
+        ("MESHLB_FALLBACK", "clusterIP", "MESHLB_FALLBACK: fallback='clusterIP': must be one of clusterip, none"),
+        ("MESHLB_POLICY_STREAM_WEIGHT", "x", "MESHLB_POLICY_STREAM_WEIGHT: policy.stream_weight='x': must be a number"),
+        ("MESHLB_FORCE_CONNECT_TIMEOUT_S", "0", "MESHLB_FORCE_CONNECT_TIMEOUT_S: connect_timeout_s=0.0: must be > 0 seconds"),
+        ("MESHLB_CONNECT_TIMEOUT_S", "5 parsecs", "MESHLB_CONNECT_TIMEOUT_S: connect_timeout_s='5 parsecs': must be seconds"),
+        ("MESHLB_MODE", "of", "MESHLB_MODE='of': must be on, off or off:<target>,<target>"),
+    ],
+)
+def test_a_bad_value_is_an_error_that_names_its_variable(variable: str, text: str, message: str) -> None:
+    """An override that silently is none would be worse than a pod that does not come up."""
+    with pytest.raises(ConfigError) as caught:
+        resolve_config(None, {variable: text})
+    assert str(caught.value).startswith(message)
+
+
+def test_an_error_of_code_blames_no_variable() -> None:
+    """Only the layer whose value is in force there is to blame."""
+    with pytest.raises(ConfigError) as caught:
+        resolve_config(Config(), {"MESHLB_CONNECT_TIMEOUT_S": "5"}, policy="p3c")
+    assert str(caught.value).startswith("policy='p3c'")
+
+
+def test_an_unknown_variable_warns_once_and_names_the_nearest(caplog: pytest.LogCaptureFixture) -> None:
+    """It may be meant for another version; nothing else changes."""
+    environ = {"MESHLB_POLCY": "rr", "MESHLB_FORCE_CONECT_TIMEOUT_S": "1"}
+    with caplog.at_level(logging.WARNING, "meshlb.config"):
+        assert resolve_config(None, environ)[0] == resolve_config(None, environ)[0] == Config.from_env(environ) == Config()
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "MESHLB_FORCE_CONECT_TIMEOUT_S is no variable of meshlb and has no effect; did you mean 'MESHLB_FORCE_CONNECT_TIMEOUT_S'?",
+        "MESHLB_POLCY is no variable of meshlb and has no effect; did you mean 'MESHLB_POLICY'?",
+    ]
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "MESHLB_SERVICE_HOST",
+        "MESHLB_SERVICE_PORT",
+        "MESHLB_SERVICE_PORT_GRPC",
+        "MESHLB_PORT",
+        "MESHLB_PORT_80_TCP",
+        "MESHLB_PORT_80_TCP_ADDR",
+        "MESHLB_DEMO_SERVICE_HOST",
+        "PATH",
+        "MESHLB",
+    ],
+)
+def test_what_kubernetes_injects_for_a_service_of_that_name_is_no_mistake(variable: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A Service called meshlb or meshlb-demo in the namespace; and what is none of ours."""
+    resolve_config(None, {variable: "10.0.0.1"})
+    assert not caplog.records
+
+
+def test_every_field_of_every_part_has_its_variable() -> None:
+    """Names are derived, so nothing can be forgotten; this is what they look like."""
+    assert {path for path in environment._PATH_OF.values() if "." not in path} == set(Config().to_dict())
+    assert environment._PATH_OF["DISCOVERY_SERVICE_ACCOUNT_DIR"] == "discovery.service_account_dir"
+    assert environment._PATH_OF["POLICY_FULL_SCAN_LIMIT"] == "policy.full_scan_limit"
