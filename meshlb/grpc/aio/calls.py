@@ -1,0 +1,326 @@
+"""A call of ours: it waits for an endpoint, or goes to another one, and otherwise is the grpc call that it holds.
+
+grpc's call object belongs to one channel from the moment it is made, and grpc sends it one turn of the event loop later: a pod that
+leaves in between fails a call that never left the client. So a unary call is an object of ours around grpc's. When grpc's ends,
+its done callback decides at once, without a task: if it was certainly never sent and may go elsewhere, the next one is made and takes
+its place before anyone who awaits the first is woken. Streams are grpc's own objects when the picked endpoint is ready, and these
+objects while they wait; once there is a stream it is final, since messages may have been read or written.
+
+Whoever awaits or asks something is passed on to the grpc call of the moment, and asked again if that one was replaced meanwhile. A
+call that ends without one has an ``Unsent`` in its place. Done callbacks of users run once, at the end.
+
+In-flight. The attempt ends in grpc's done callback: on success, error, deadline, cancellation in any form, and ``close()``. A call
+that nobody awaits ends when its reply comes, as in grpc. Where grpc never reports an end (a unary call with malformed metadata), the
+await does it, or the garbage collector when nobody awaits. An abandoned stream counts for as long as its server may send: it does run.
+
+Used in the event loop it was made in, like everything in ``grpc.aio``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from meshlb.call.call import Call
+from meshlb.core.endpoint import Endpoint
+from meshlb.core.outcome import Outcome
+from meshlb.core.subchannel import Attempt
+from meshlb.errors import MeshError
+from meshlb.grpc.aio.ends import cancel_if_unsendable, is_ok, outcome_now
+from meshlb.grpc.aio.unsent import Unsent
+from meshlb.grpc.errors import aio_rpc_error_of
+
+if TYPE_CHECKING:
+    from meshlb.grpc.aio.connections import Connection
+    from meshlb.grpc.aio.driver import Driver
+    from meshlb.grpc.aio.multicallable import MultiCallable
+
+_CANCELLED = Outcome.CANCELLED
+_SUCCESS = Outcome.SUCCESS
+
+
+class BalancedCall:
+    """What the four kinds share. ``request`` is the message, or the iterator of messages."""
+
+    # Written only when a call waits or goes elsewhere, so that the others need not set them.
+    _inner: Any = None  # grpc's call, or an Unsent; None while the call waits
+    _attempt: Attempt | None = None
+    _connection: Connection | None = None
+    _call: Call | None = None
+    _callbacks: list[Callable[[Any], Any]] | None = None
+    _waiters: list[asyncio.Future[None]] | None = None
+    _finished = False
+    _may_move = False
+
+    def __init__(
+        self,
+        multi: MultiCallable,
+        driver: Driver,
+        request: Any,
+        timeout_s: float | None,
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+        connection: Connection | None = None,
+        attempt: Attempt | None = None,
+        inner: Any = None,
+    ) -> None:
+        """Around a grpc call that is made already; or without one, which sends as soon as it may."""
+        self._multi = multi
+        self._driver = driver
+        self._request = request
+        self._timeout_s = timeout_s
+        self._metadata = metadata
+        self._credentials = credentials
+        self._wait_for_ready = wait_for_ready
+        self._compression = compression
+        if connection is None or attempt is None:
+            self.advance()
+        else:
+            connection.live.add(attempt)
+            self._connection = connection
+            self._attempt = attempt
+            self._inner = inner
+            inner.add_done_callback(self._inner_done)
+
+    # --- sending ----------------------------------------------------------------------------------------------------------
+
+    def advance(self) -> None:
+        """Send, wait for a change, or end. Raises nothing."""
+        driver = self._driver
+        try:
+            call = self._logical()
+            attempt = driver.begin_attempt(call)
+            if attempt is None:
+                driver.park(self, call.wait_until_s)
+                return
+            connection = driver.connections.open(attempt.subchannel)
+        except MeshError as error:
+            self._end_unsent(aio_rpc_error_of(error))
+            return
+        except Exception as error:  # noqa: BLE001 - a bug of ours
+            self._send_stock(error)
+            return
+        try:
+            self._send(connection, attempt, call.remaining_s(driver.now_s()))
+        except Exception as error:  # noqa: BLE001 - the caller's arguments, heard of late
+            self._end_unsent(error)
+
+    def _send(self, connection: Connection, attempt: Attempt, timeout_s: float | None) -> None:
+        multi = self._multi
+        try:
+            inner = (multi.inners.get(connection) or multi.inner_of(self._driver, connection))(
+                self._request,
+                timeout=timeout_s,
+                metadata=self._metadata,
+                credentials=self._credentials,
+                compression=self._compression,
+            )
+        except BaseException:
+            self._driver.end(connection, attempt, _CANCELLED)
+            raise
+        connection.live.add(attempt)
+        self._connection = connection
+        self._attempt = attempt
+        self._inner = inner
+        inner.add_done_callback(self._inner_done)
+        if multi.stream:
+            cancel_if_unsendable(inner)
+        self._wake()
+
+    def _send_stock(self, error: Exception) -> None:
+        """A bug of ours must not fail a call of theirs."""
+        driver = self._driver
+        driver.binding.count_internal_error(error)
+        self._attempt = None
+        try:
+            inner = self._multi.stock()(
+                self._request,
+                timeout=self._timeout_s if self._call is None else self._call.remaining_s(driver.now_s()),
+                metadata=self._metadata,
+                credentials=self._credentials,
+                wait_for_ready=self._wait_for_ready,
+                compression=self._compression,
+            )
+        except Exception as wrong:  # noqa: BLE001 - as if meshlb were not there
+            self._end_unsent(wrong)
+            return
+        self._inner = inner
+        inner.add_done_callback(self._inner_done)
+        self._wake()
+
+    def _logical(self) -> Call:
+        """The call as a series of decisions; made when it is not over with its first attempt."""
+        call = self._call
+        if call is None:
+            multi, driver, timeout_s = self._multi, self._driver, self._timeout_s
+            if timeout_s is None or (multi.timeout_s is not None and multi.timeout_s < timeout_s):
+                timeout_s = multi.timeout_s
+            started_s = driver.now_s() if self._attempt is None else self._attempt.started_s
+            call = self._call = Call(
+                driver.view,
+                driver.limits,
+                multi.info,
+                deadline_s=None if timeout_s is None else started_s + timeout_s,
+                wait_for_ready=multi.wait_for_ready if self._wait_for_ready is None else bool(self._wait_for_ready),
+                stream=multi.stream,
+            )
+        return call
+
+    # --- ending -----------------------------------------------------------------------------------------------------------
+
+    def _inner_done(self, inner: Any) -> None:
+        """grpc's call is over. An exception from here would reach the user's await in place of the reply, so none leaves."""
+        driver = self._driver
+        try:
+            attempt, connection = self._attempt, self._connection
+            if attempt is not None and connection is not None:
+                connection.live.discard(attempt)
+                try:
+                    ok = inner._cython_call.is_ok()  # private: see ``ends``
+                except AttributeError:
+                    ok = is_ok(inner)
+                if ok:
+                    driver.view.end(attempt, _SUCCESS)
+                elif self._moves_on(attempt, outcome_now(inner)):
+                    return
+            self._finished = True
+            if self._callbacks is not None:
+                self._run_callbacks()
+        except Exception as error:  # noqa: BLE001 - a bug of ours
+            driver.binding.count_internal_error(error)
+            self._finish()
+
+    def _moves_on(self, attempt: Attempt, outcome: Outcome) -> bool:
+        """End a failed attempt; True if another is on its way, or waits for an endpoint."""
+        driver = self._driver
+        if outcome is not Outcome.UNREACHABLE or not self._may_move or driver.closing:
+            driver.view.end(attempt, outcome)
+            return False
+        if self._logical().end_attempt(attempt, outcome) is None:
+            return False
+        self._inner = self._attempt = self._connection = None
+        driver.connections.look_again()  # what killed this endpoint may have killed others
+        self.advance()
+        return True
+
+    def _end_unsent(self, error: BaseException) -> None:
+        self._inner = Unsent(error)
+        self._wake()
+        self._finish()
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._run_callbacks()
+
+    def _run_callbacks(self) -> None:
+        callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
+            try:
+                callback(self)
+            except Exception as error:  # noqa: BLE001 - the caller's own
+                self._driver.loop.call_exception_handler({"message": f"a done callback of {self!r} failed", "exception": error})
+
+    # --- waiting ----------------------------------------------------------------------------------------------------------
+
+    async def _sent(self) -> None:
+        """Wait until there is an inner call again, or an end."""
+        while self._inner is None:
+            waiter: asyncio.Future[None] = self._driver.loop.create_future()
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(waiter)
+            await waiter
+
+    async def _sent_or_cancel(self) -> None:
+        """The same for those whose own cancellation cancels the call, as it does in grpc."""
+        try:
+            await self._sent()
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _ask(self, question: str) -> Any:
+        while True:
+            await self._sent()
+            inner = self._inner
+            answer = await getattr(inner, question)()
+            if self._inner is inner:
+                return answer
+
+    # --- what grpc's calls have -------------------------------------------------------------------------------------------
+
+    @property
+    def _meshlb_endpoint(self) -> Endpoint | None:
+        """For ``endpoint_of``: where the call went last; None before it went anywhere."""
+        return None if self._attempt is None else self._attempt.subchannel.endpoint
+
+    def cancel(self) -> bool:
+        if self._finished:
+            return False
+        if self._inner is not None:
+            cancelled: bool = self._inner.cancel()
+            return cancelled
+        self._driver.unpark(self)
+        self._end_unsent(asyncio.CancelledError())
+        return True
+
+    def cancelled(self) -> bool:
+        return self._inner is not None and self._inner.cancelled()
+
+    def done(self) -> bool:
+        return self._finished
+
+    def add_done_callback(self, callback: Callable[[Any], Any]) -> None:
+        if self._finished:
+            callback(self)
+        elif self._callbacks is None:
+            self._callbacks = [callback]
+        else:
+            self._callbacks.append(callback)
+
+    def time_remaining(self) -> float | None:
+        if self._timeout_s is None:
+            return None
+        return self._logical().remaining_s(self._driver.now_s())
+
+    async def initial_metadata(self) -> Any:
+        return await self._ask("initial_metadata")
+
+    async def trailing_metadata(self) -> Any:
+        return await self._ask("trailing_metadata")
+
+    async def code(self) -> Any:
+        return await self._ask("code")
+
+    async def details(self) -> Any:
+        return await self._ask("details")
+
+    async def debug_error_string(self) -> Any:
+        return await self._ask("debug_error_string")
+
+    async def wait_for_connection(self) -> None:
+        while True:
+            await self._sent_or_cancel()
+            inner = self._inner
+            try:
+                await inner.wait_for_connection()
+            except grpc.aio.AioRpcError:
+                if self._inner is inner:
+                    raise
+            else:
+                return
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._multi.info.method}: {self._inner!r}>"

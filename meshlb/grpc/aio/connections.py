@@ -1,0 +1,254 @@
+"""The real channels of one channel in one event loop, one an endpoint: opened, watched and let go as the view wants.
+
+States are read, not waited for. gRPC's ``wait_for_state_change`` leaves an operation open in its core for as long as nothing
+changes. If the loop is closed meanwhile (every ``asyncio.run`` does), the end of that operation is delivered to a closed loop and
+raises in whichever other loop hears of it, even if the waiter was cancelled (measured, grpcio 1.85); as tasks the waiters would also
+be left pending, and show in ``asyncio.all_tasks()``. ``get_state()`` costs 0.6 us and leaves nothing behind. It is asked
+
+- of the picked connection, if it was last seen ready more than ``FRESH_S`` ago, so that no call waits for the next look;
+- of all of them every ``STEADY_S`` while all are ready, and more often while one is not: after an eighth of the time that it has
+  not been, within ``FASTEST_S`` and ``SLOWEST_S``. A new endpoint is seen ready within 1 ms or an eighth of its connect.
+
+A removed endpoint's channel is forgotten, never closed: that lets what is on the wire finish. It is kept for as long as it carries a
+call of ours, so that ``close()`` finds it, and for ``DRAIN_S`` at least: gRPC sends a call one turn of the loop after it was made, and
+would fail one whose channel was freed in between.
+
+Threads: all in the loop's own, except ``live_ended``, which is called when there is no loop any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc.aio
+
+from meshlb.core.connectivity import Connectivity
+from meshlb.core.endpoint import Endpoint
+from meshlb.core.subchannel import Attempt, Subchannel
+from meshlb.pool.connecting import ConnectQueue
+from meshlb.pool.view import View
+from meshlb.runtime.clock import system_rng
+
+if TYPE_CHECKING:
+    from meshlb.grpc.aio.multicallable import MultiCallable
+
+STEADY_S: Final = 0.2  # five looks a second: 0.06 % of a core for 100 endpoints
+FASTEST_S: Final = 0.001  # what an event loop's clock resolves
+SLOWEST_S: Final = 0.05
+DRAIN_S: Final = 1.0
+FRESH_S: Final = 0.005  # so a busy connection is looked at by every twelfth call or so, and not by each
+
+_READY = grpc.ChannelConnectivity.READY
+
+STATES: Final = {
+    grpc.ChannelConnectivity.IDLE: Connectivity.IDLE,
+    grpc.ChannelConnectivity.CONNECTING: Connectivity.CONNECTING,
+    grpc.ChannelConnectivity.READY: Connectivity.READY,
+    grpc.ChannelConnectivity.TRANSIENT_FAILURE: Connectivity.TRANSIENT_FAILURE,
+    grpc.ChannelConnectivity.SHUTDOWN: Connectivity.SHUTDOWN,
+}
+_SETTLED: Final = (Connectivity.READY, Connectivity.TRANSIENT_FAILURE)
+
+
+class Connection:
+    """One real channel. ``seen_s`` is when it was last seen ready, ``since_s`` when its state changed, ``live`` what it carries."""
+
+    __slots__ = ("channel", "live", "seen_s", "since_s", "state", "subchannel")
+
+    def __init__(self, subchannel: Subchannel, channel: grpc.aio.Channel, now_s: float) -> None:
+        self.subchannel = subchannel
+        self.channel = channel
+        self.live: set[Attempt] = set()
+        self.state = Connectivity.IDLE
+        self.since_s = now_s
+        self.seen_s = -math.inf
+
+    def is_ready(self, now_s: float) -> bool:
+        """At this moment, or ``FRESH_S`` ago."""
+        if now_s - self.seen_s > FRESH_S:
+            if self.channel.get_state() is not _READY:
+                return False
+            self.seen_s = now_s
+        return True
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.subchannel.endpoint} {self.state.value} live={len(self.live)}>"
+
+
+class Connections:
+    """See the module head. ``connect`` makes the real channel of an endpoint; ``on_error`` hears of bugs in here."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        view: View,
+        connect: Callable[[Endpoint], grpc.aio.Channel],
+        *,
+        now_s: Callable[[], float],
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        self.by_subchannel: dict[Subchannel, Connection] = {}
+        self.users: weakref.WeakSet[MultiCallable] = weakref.WeakSet()
+        self._loop = loop
+        self._view = view
+        self._connect = connect
+        self._now_s = now_s
+        self._on_error = on_error
+        self._queue = ConnectQueue(system_rng())
+        self._opening: dict[Subchannel, asyncio.TimerHandle] = {}
+        self._draining: list[tuple[Connection, float]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._looked_s = now_s()
+        self._ended = False
+
+    def __iter__(self) -> Iterator[Connection]:
+        """Those that are wanted, and those that still drain."""
+        return iter([*self.by_subchannel.values(), *(connection for connection, _ in self._draining)])
+
+    def __len__(self) -> int:
+        return len(self.by_subchannel)
+
+    # --- opening and letting go -------------------------------------------------------------------------------------------
+
+    def reconcile(self) -> None:
+        """Open and let go what the view says."""
+        wanted = self._view.wanted()
+        opened, gone = self._queue.reconcile(wanted)
+        out_of_turn = self.by_subchannel.keys() - set(wanted)  # the queue does not know all of those that calls had opened
+        if gone or out_of_turn:
+            self._retire({*gone, *out_of_turn})
+        self._open_later(opened)
+
+    def open(self, subchannel: Subchannel) -> Connection:
+        """The connection to this subchannel, made now if it waits for its turn."""
+        connection = self.by_subchannel.get(subchannel)
+        if connection is None:
+            self._not_opening(subchannel)
+            connection = Connection(subchannel, self._connect(subchannel.endpoint), self._now_s())
+            self.by_subchannel[subchannel] = connection
+            connection.channel.get_state(try_to_connect=True)
+            self.look_in(FASTEST_S)
+        return connection
+
+    def forget_all(self) -> None:
+        """Let go of everything; nothing is opened or looked at any more."""
+        self._ended = True
+        self._forget(list(self))
+        self.by_subchannel.clear()
+        self._draining.clear()
+        self._opening.clear()
+
+    def _open_later(self, opened: Iterable[tuple[Subchannel, float]]) -> None:
+        for subchannel, delay_s in opened:
+            connection = self.by_subchannel.get(subchannel)
+            if connection is None:
+                self._opening[subchannel] = self._call_later(delay_s, Connections._open_in_turn, subchannel)
+            elif connection.state in _SETTLED:  # opened out of turn, for a call that tries it although it is not ready
+                self._open_later(self._queue.settled(subchannel))
+
+    def _open_in_turn(self, subchannel: Subchannel) -> None:
+        try:
+            self.open(subchannel)
+        except Exception:
+            # A call that finds nobody ready tries it again, in vain, and so goes around meshlb.
+            self._view.set_states([(subchannel, Connectivity.TRANSIENT_FAILURE)])
+            self._open_later(self._queue.settled(subchannel))
+            raise
+
+    def _not_opening(self, subchannel: Subchannel) -> None:
+        timer = self._opening.pop(subchannel, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _retire(self, gone: set[Subchannel]) -> None:
+        now_s = self._now_s()
+        for subchannel in gone:
+            self._not_opening(subchannel)
+            connection = self.by_subchannel.pop(subchannel, None)
+            if connection is not None:
+                self._draining.append((connection, now_s))
+        self._view.set_states([(subchannel, Connectivity.IDLE) for subchannel in gone])
+
+    def _forget_drained(self, now_s: float) -> None:
+        drained = [connection for connection, since_s in self._draining if now_s - since_s >= DRAIN_S and not connection.live]
+        if drained:
+            self._draining = [entry for entry in self._draining if entry[0] not in drained]
+            self._forget(drained)
+
+    def _forget(self, connections: list[Connection]) -> None:
+        for user in self.users:
+            for connection in connections:
+                user.inners.pop(connection, None)
+
+    # --- looking ----------------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Report every state that the view has otherwise."""
+        now_s = self._looked_s = self._now_s()
+        view, changes = self._view, []
+        settled: list[Subchannel] = []
+        for subchannel, connection in self.by_subchannel.items():
+            state = STATES[connection.channel.get_state(try_to_connect=True)]
+            if state is not connection.state:
+                connection.state = state
+                connection.since_s = now_s
+                if state in _SETTLED:
+                    settled.append(subchannel)
+            if view.state_of(subchannel) is not state:
+                changes.append((subchannel, state))
+        if changes:
+            view.set_states(changes)
+        for subchannel in settled:
+            self._open_later(self._queue.settled(subchannel))
+
+    def look_again(self) -> None:
+        """``look``, unless that was done within the last millisecond."""
+        if self._now_s() - self._looked_s >= FASTEST_S:
+            self.look()
+
+    def look_in(self, delay_s: float) -> None:
+        """``look`` in ``delay_s`` at the latest."""
+        due_s = self._loop.time() + delay_s
+        if self._timer is not None:
+            if self._timer.when() <= due_s:
+                return
+            self._timer.cancel()
+        self._timer = self._call_later(delay_s, Connections._look_and_go_on, None)
+
+    def correct(self, subchannel: Subchannel) -> None:
+        """The view took this subchannel for ready, and it is not: tell it now."""
+        connection = self.by_subchannel.get(subchannel)
+        state = Connectivity.IDLE if connection is None else STATES[connection.channel.get_state(try_to_connect=True)]
+        self._view.set_states([(subchannel, state if state is not Connectivity.READY else Connectivity.CONNECTING)])
+        self.look_in(FASTEST_S)
+
+    def _look_and_go_on(self, _: None) -> None:
+        self._timer = None
+        try:
+            self.look()
+            self._forget_drained(self._looked_s)
+        finally:
+            self.look_in(self._pause_s())
+
+    def _pause_s(self) -> float:
+        changed_s = [connection.since_s for connection in self.by_subchannel.values() if connection.state is not Connectivity.READY]
+        if not changed_s:
+            return STEADY_S
+        return min(max((self._looked_s - max(changed_s)) / 8, FASTEST_S), SLOWEST_S)
+
+    def _call_later(self, delay_s: float, act: Callable[[Connections, Any], object], argument: object) -> asyncio.TimerHandle:
+        """A timer that does not keep this alive."""
+        return self._loop.call_later(delay_s, _if_alive, weakref.ref(self), act, argument)
+
+
+def _if_alive(reference: weakref.ref[Connections], act: Callable[[Connections, Any], object], argument: object) -> None:
+    connections = reference()
+    if connections is not None and not connections._ended:
+        try:
+            act(connections, argument)
+        except Exception as error:  # noqa: BLE001 - one connection that cannot be made must not stop the others
+            connections._on_error(error)

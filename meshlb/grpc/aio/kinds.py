@@ -1,0 +1,94 @@
+"""The four kinds of our own calls, on the base classes that grpc's are on, too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Generator
+from typing import Any
+
+import grpc.aio
+
+from meshlb.grpc.aio.calls import BalancedCall
+from meshlb.grpc.aio.unsent import ALREADY_FINISHED
+from meshlb.grpc.in_flight import mark
+
+_MIXED = "The iterator and read/write APIs may not be mixed on a single RPC."  # grpc's own words
+
+
+class _UnaryResponse(BalancedCall):
+    def __await__(self) -> Generator[Any, None, Any]:
+        while True:
+            inner = self._inner
+            if inner is None:
+                yield from self._sent_or_cancel().__await__()
+                continue
+            try:
+                return (yield from inner.__await__())
+            except grpc.aio.AioRpcError as error:
+                if self._inner is inner:
+                    if self._attempt is not None:
+                        mark(error, self._attempt.subchannel.endpoint)
+                    raise
+            except Exception:
+                inner.cancel()  # without effect if grpc knows that the call is over, which it does not after malformed metadata
+                raise
+
+
+class _StreamResponse(BalancedCall):
+    _messages: AsyncIterator[Any] | None = None
+    _read = False
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        if self._read:
+            raise grpc.aio.UsageError(_MIXED)
+        if self._messages is None:
+            self._messages = self._all_messages()
+        return self._messages
+
+    async def _all_messages(self) -> AsyncIterator[Any]:
+        await self._sent_or_cancel()
+        async for message in self._inner:
+            yield message
+
+    async def read(self) -> Any:
+        if self._messages is not None:
+            raise grpc.aio.UsageError(_MIXED)
+        self._read = True
+        await self._sent_or_cancel()
+        return await self._inner.read()
+
+
+class _StreamRequest(BalancedCall):
+    async def write(self, request: Any) -> None:
+        self._only_without_iterator()
+        if self._finished:
+            raise asyncio.InvalidStateError(ALREADY_FINISHED)
+        await self._sent_or_cancel()
+        await self._inner.write(request)
+
+    async def done_writing(self) -> None:
+        self._only_without_iterator()
+        await self._sent_or_cancel()
+        await self._inner.done_writing()
+
+    def _only_without_iterator(self) -> None:
+        if self._request is not None:
+            raise grpc.aio.UsageError(_MIXED)
+
+
+class UnaryUnaryCall(_UnaryResponse, grpc.aio.UnaryUnaryCall):  # type: ignore[misc]
+    """Every unary call: it goes elsewhere when it was certainly never sent."""
+
+    _may_move = True
+
+
+class UnaryStreamCall(_StreamResponse, grpc.aio.UnaryStreamCall):  # type: ignore[misc]
+    """A stream of responses that waits for an endpoint."""
+
+
+class StreamUnaryCall(_StreamRequest, _UnaryResponse, grpc.aio.StreamUnaryCall):  # type: ignore[misc]
+    """A stream of requests that waits for an endpoint."""
+
+
+class StreamStreamCall(_StreamRequest, _StreamResponse, grpc.aio.StreamStreamCall):  # type: ignore[misc]
+    """A stream both ways that waits for an endpoint."""

@@ -1,0 +1,191 @@
+"""The four multicallables: what generated stubs hold and call.
+
+They hold their channel, since people keep only the stub. For each connection they keep grpc's own multicallable, made at its first
+use; when the connection is let go it takes that away again.
+"""
+
+from __future__ import annotations
+
+from asyncio import get_running_loop
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from meshlb.core.outcome import Outcome
+from meshlb.core.policy import PickInfo
+from meshlb.grpc.aio.calls import BalancedCall
+from meshlb.grpc.aio.connections import FRESH_S
+from meshlb.grpc.aio.ends import StreamEnd, cancel_if_unsendable
+from meshlb.grpc.aio.kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
+from meshlb.grpc.in_flight import mark
+from meshlb.grpc.stock import factory_extras
+
+if TYPE_CHECKING:
+    from meshlb.grpc.aio.channel import Channel
+    from meshlb.grpc.aio.connections import Connection
+    from meshlb.grpc.aio.driver import Driver
+
+CANCELLED = Outcome.CANCELLED
+
+
+class MultiCallable:
+    """What the four kinds share; ``kind`` is the name of the channel's factory method."""
+
+    kind: str
+    stream = True  # long-lived calls are counted apart from unary ones
+    call_class: type[BalancedCall]
+
+    def __init__(
+        self,
+        channel: Channel,
+        method: str | bytes,
+        request_serializer: Any,
+        response_deserializer: Any,
+        registered: bool | None,
+        private: dict[str, Any],
+    ) -> None:
+        self.channel = channel
+        self.info = PickInfo(method.decode() if isinstance(method, bytes) else method)
+        defaults = channel.options.defaults_of(self.info.method)
+        self.timeout_s = defaults.timeout_s
+        self.wait_for_ready = bool(defaults.wait_for_ready)
+        self.inners: dict[Connection, Any] = {}
+        self._drivers = channel.drivers
+        self._arguments = (method, request_serializer, response_deserializer)
+        self._private = {"_registered_method": registered, **private}
+        self._extras: dict[str, Any] | None = None
+
+    def inner_of(self, driver: Driver, connection: Connection) -> Any:
+        """grpc's own multicallable for this connection."""
+        inner = self.inners[connection] = self._on(connection.channel)
+        driver.connections.users.add(self)
+        return inner
+
+    def stock(self) -> Any:
+        """The way around meshlb, for calls that a bug of ours would fail."""
+        return self._on(self.channel.stock.in_this_loop())
+
+    def _on(self, channel: grpc.aio.Channel) -> Any:
+        if self._extras is None:
+            self._extras = factory_extras(type(channel), self._private)
+        return getattr(channel, self.kind)(*self._arguments, **self._extras)
+
+    def _invoke(self, request: Any, timeout: Any, metadata: Any, credentials: Any, wait_for_ready: Any, compression: Any) -> Any:
+        """A stream: grpc's own object if the picked endpoint is ready, ours if it has to wait."""
+        try:
+            driver = self._drivers[get_running_loop()]
+        except (KeyError, RuntimeError):
+            driver = self.channel.driver()
+        try:
+            connection, attempt = driver.begin(self.info, True)
+        except Exception:  # noqa: BLE001
+            connection = attempt = None  # our call meets it again, and knows what to do
+        if connection is None or attempt is None:
+            return self.call_class(self, driver, request, timeout, metadata, credentials, wait_for_ready, compression)
+        try:
+            call = (self.inners.get(connection) or self.inner_of(driver, connection))(
+                request, timeout=timeout, metadata=metadata, credentials=credentials, compression=compression
+            )
+        except BaseException:
+            driver.end(connection, attempt, CANCELLED)
+            raise
+        connection.live.add(attempt)
+        mark(call, attempt.subchannel.endpoint)
+        call.add_done_callback(StreamEnd(driver, connection, attempt))
+        cancel_if_unsendable(call)
+        return call
+
+
+class UnaryUnaryMultiCallable(MultiCallable, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[misc]
+    """Always gives a call of ours: see ``calls``."""
+
+    kind = "unary_unary"
+    stream = False
+    call_class = UnaryUnaryCall
+
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        # Written out, from here to the call's constructor: between two calls the caches go cold, and every frame costs half a
+        # microsecond of the ten that there are.
+        try:
+            driver = self._drivers[get_running_loop()]
+        except (KeyError, RuntimeError):
+            driver = self.channel.driver()
+        connection = inner = None
+        try:
+            attempt = driver.view.begin(self.info)
+            if attempt is not None:
+                connection = driver.by_subchannel.get(attempt.subchannel)
+                if connection is None or (
+                    attempt.started_s - connection.seen_s > FRESH_S and not connection.is_ready(attempt.started_s)
+                ):
+                    driver.lost(attempt)
+                    connection, attempt = driver.begin(self.info, False)
+        except Exception:  # noqa: BLE001
+            attempt = None  # our call meets it again, and knows what to do
+        if attempt is not None and connection is not None:
+            try:
+                inner = (self.inners.get(connection) or self.inner_of(driver, connection))(
+                    request, timeout=timeout, metadata=metadata, credentials=credentials, compression=compression
+                )
+            except BaseException:
+                driver.end(connection, attempt, CANCELLED)
+                raise
+        return UnaryUnaryCall(
+            self, driver, request, timeout, metadata, credentials, wait_for_ready, compression, connection, attempt, inner
+        )
+
+
+class UnaryStreamMultiCallable(MultiCallable, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[misc]
+    """See ``_invoke``."""
+
+    kind = "unary_stream"
+    call_class = UnaryStreamCall
+
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._invoke(request, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class _StreamRequest(MultiCallable):
+    def __call__(
+        self,
+        request_iterator: Any = None,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._invoke(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class StreamUnaryMultiCallable(_StreamRequest, grpc.aio.StreamUnaryMultiCallable):  # type: ignore[misc]
+    """See ``_invoke``."""
+
+    kind = "stream_unary"
+    call_class = StreamUnaryCall
+
+
+class StreamStreamMultiCallable(_StreamRequest, grpc.aio.StreamStreamMultiCallable):  # type: ignore[misc]
+    """See ``_invoke``."""
+
+    kind = "stream_stream"
+    call_class = StreamStreamCall

@@ -1,0 +1,270 @@
+"""``grpc.Channel`` over many endpoints: stubs, interceptors and ``channel_ready_future`` use it as they use grpc's own.
+
+What each kind of call gets ("elsewhere": goes to another endpoint if it certainly never left the client, at most twice, from the
+pool's token bucket; "own": grpc's own object when the picked endpoint is ready, else one of ours that waits for one and then passes
+everything to grpc's, and that is sent once; "counts": among whose live attempts, and until when):
+
+=================  ==============================  =====================================  =====================================
+call               blocking (``()``, with_call)    ``future()``, streams                  asyncio (``meshlb.grpc.aio``)
+=================  ==============================  =====================================  =====================================
+unary_unary        elsewhere; grpc's reply;        own; unary, until its done callback    own; unary, until its done callback
+                   unary, until it returns
+unary_stream       -                               own; stream, until exhausted, failed,  own; stream, until exhausted, failed,
+                                                   cancelled or dropped                   cancelled
+stream_unary       elsewhere while no message      own; stream, until its done callback   own; stream, until its done callback
+                   was asked for; grpc's reply;
+                   stream, until it returns
+stream_stream      -                               own; stream, until exhausted, failed,  own; stream, until exhausted, failed,
+                                                   cancelled or dropped                   cancelled
+=================  ==============================  =====================================  =====================================
+
+Every kind looks at the picked connection itself before it sends (half a microsecond): gRPC would queue a call on one that was lost a
+moment ago until it is back or given up, which takes seconds where packets vanish. Blocking calls wait in their caller's thread and can be interrupted there; the others never block whom they are invoked by. Errors
+are grpc's own objects where the wire said something, else those of ``meshlb.grpc.errors``. After ``close()``: ValueError with
+grpc's words.
+
+Spec: grpc.Channel of grpcio 1.60 to 1.85.
+Deviations: ``subscribe`` after ``close()`` raises here; grpc starts a thread that dies with a traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from meshlb.grpc.connection import Connections
+from meshlb.grpc.connectivity import Subscriptions
+from meshlb.grpc.multicallable import Factory, Multicallable
+from meshlb.grpc.once import Once
+from meshlb.grpc.pending import PendingCalls
+from meshlb.grpc.stock import READY, factory_extras
+
+
+class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
+    """The success path of ``__call__`` is written out: read the view, pick, one dict look-up, look at the connection, grpc, end."""
+
+    stream = False
+
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        view = self.connections.view
+        inner = attempt = None
+        try:
+            if view is not None:
+                attempt = view.begin(self._info)
+                if attempt is not None:
+                    found = self._inner.get(attempt.subchannel)
+                    if found is not None and found[1](False) == READY:
+                        inner = found[0]
+                    else:
+                        inner = self.inner_for(attempt)
+        except Exception as error:  # noqa: BLE001 - a bug of ours must not cost the call
+            return self.rescue(error, attempt, "__call__", (request, timeout, metadata, credentials, wait_for_ready, compression))
+        if view is None or attempt is None or inner is None:
+            return self.block("__call__", (request, timeout, metadata, credentials, wait_for_ready, compression))
+        try:
+            reply = inner(request, timeout, metadata, credentials, None, compression)
+        except BaseException as error:
+            arguments = (request, timeout, metadata, credentials, wait_for_ready, compression)
+            call = self.after_failure(attempt, error, arguments)
+            if call is None:
+                raise
+        else:
+            try:
+                view.end(attempt)
+            except Exception as error:  # noqa: BLE001 - the answer is there
+                self.connections.binding.count_internal_error(error)
+            return reply
+        return self.block("__call__", arguments, call)
+
+    def with_call(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        return self.block("with_call", (request, timeout, metadata, credentials, wait_for_ready, compression))
+
+    def future(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        return self.invoke("future", (request, timeout, metadata, credentials, wait_for_ready, compression))
+
+
+class UnaryStream(Multicallable, grpc.UnaryStreamMultiCallable):  # type: ignore[misc]
+    """One request, a stream of answers."""
+
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        return self.invoke("__call__", (request, timeout, metadata, credentials, wait_for_ready, compression))
+
+
+class StreamUnary(Multicallable, grpc.StreamUnaryMultiCallable):  # type: ignore[misc]
+    """A stream of requests, one answer; what was asked of the stream cannot be sent again."""
+
+    def __call__(
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        return self.block("__call__", (Once(request_iterator), timeout, metadata, credentials, wait_for_ready, compression))
+
+    def with_call(
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        return self.block("with_call", (Once(request_iterator), timeout, metadata, credentials, wait_for_ready, compression))
+
+    def future(
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        return self.invoke("future", (request_iterator, timeout, metadata, credentials, wait_for_ready, compression))
+
+    def lent(self, request: Any) -> Any:
+        return request.lend() if isinstance(request, Once) else request
+
+    def taken_back(self, request: Any) -> bool:
+        return request.take_back() if isinstance(request, Once) else False
+
+
+class StreamStream(Multicallable, grpc.StreamStreamMultiCallable):  # type: ignore[misc]
+    """Two streams."""
+
+    def __call__(
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        return self.invoke("__call__", (request_iterator, timeout, metadata, credentials, wait_for_ready, compression))
+
+
+class Channel(grpc.Channel):  # type: ignore[misc]
+    """Made by ``insecure_channel`` and ``secure_channel``. Thread-safe; nothing starts before its first use."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._pending = PendingCalls(connections)
+        self._subscriptions = Subscriptions(connections)
+
+    # ``private`` is what generated code of a later grpcio may add; what grpc's own channels take of it is passed on.
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+        **private: Any,
+    ) -> UnaryUnary:
+        make = _factory("unary_unary", method, request_serializer, response_deserializer, _registered_method, private)
+        return UnaryUnary(self._connections, self._pending, method, make)
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+        **private: Any,
+    ) -> UnaryStream:
+        make = _factory("unary_stream", method, request_serializer, response_deserializer, _registered_method, private)
+        return UnaryStream(self._connections, self._pending, method, make)
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+        **private: Any,
+    ) -> StreamUnary:
+        make = _factory("stream_unary", method, request_serializer, response_deserializer, _registered_method, private)
+        return StreamUnary(self._connections, self._pending, method, make)
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+        **private: Any,
+    ) -> StreamStream:
+        make = _factory("stream_stream", method, request_serializer, response_deserializer, _registered_method, private)
+        return StreamStream(self._connections, self._pending, method, make)
+
+    def subscribe(self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool | None = False) -> None:
+        """See ``meshlb.grpc.connectivity``."""
+        self._subscriptions.subscribe(callback, try_to_connect)
+
+    def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
+        self._subscriptions.unsubscribe(callback)
+
+    def close(self) -> None:
+        """End this channel's calls (CANCELLED) and refuse later ones (ValueError); other channels to the target go on."""
+        self._connections.close()
+
+    def __enter__(self) -> Channel:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<meshlb.grpc.Channel {self._connections!r}>"
+
+
+def _factory(
+    kind: str, method: str, request_serializer: Any, response_deserializer: Any, registered: bool | None, private: dict[str, Any]
+) -> Factory:
+    offered = {"_registered_method": registered, **private}
+
+    def make(channel: grpc.Channel | None) -> Any:
+        extras = factory_extras(type(channel), offered)
+        return getattr(channel, kind)(method, request_serializer, response_deserializer, **extras)
+
+    return make

@@ -1,0 +1,1 @@
+"""What several test rooms share: real servers and real pools, without a cluster."""
