@@ -255,10 +255,12 @@ class Mesh:
             classifiers = list(self._classifiers.values())
 
         def close_all() -> None:
-            for resolution in resolutions:
-                resolution.resolver.close()
+            # The shared sources first: a resolver that leaves an open one would set a timer, which a stopped loop refuses.
             for classifier in classifiers:
                 classifier.close()
+            for resolution in resolutions:
+                with contextlib.suppress(ClosedError):
+                    resolution.resolver.close()
 
         self._loop.call_soon(close_all)
         self._loop.stop(timeout_s)
@@ -318,7 +320,9 @@ class Mesh:
             self._internal_errors[kind] += 1
             first = self._internal_errors[kind] == 1
         if first:
-            _log.error("a bug in meshlb, seen with %s; calls go on without what failed (counted from now on)", target, exc_info=error)
+            _log.error(
+                "a bug in meshlb, seen with %s; calls go on without what failed (counted from now on)", target, exc_info=error
+            )
 
     # --- inside -----------------------------------------------------------------------------------------------------------
 

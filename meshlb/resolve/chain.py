@@ -19,8 +19,6 @@ the environment           when the API and DNS both failed, or said nothing for 
 A port may depend on the Service itself (several ports, an authority without a written number): slices then wait for it, though
 never longer than ``PATIENCE_S``. A Service that nobody knows is told as an error as soon as everybody has answered, with what each
 said; everybody goes on being asked, so it recovers by itself.
-
-Spec: reference sections 8.2 (entry and recovery) and 8.4 (what must never happen).
 """
 
 from __future__ import annotations

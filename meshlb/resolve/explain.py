@@ -54,7 +54,9 @@ class Hearing:
 def why_nothing(verdict: Verdict, want: ServiceName, known: Known, hearing: Hearing) -> ResolveError:
     """The error for a verdict without a source, once everybody was heard."""
     if verdict.port_wrong:
-        return PortNotFoundError(str(want), [verdict.problem], summary="its port is not known")
+        # Where slices are known they have said what there is; else the reason lies with those who could have said it.
+        said = [] if known.slices else what_was_said(want, known, hearing)
+        return PortNotFoundError(str(want), [verdict.problem, *said], summary="its port is not known")
     causes = ([verdict.problem] if verdict.problem else []) + what_was_said(want, known, hearing)
     # Who is refused, or has no API, cannot know better than those who answer; who is only away may know.
     slices_deny = hearing.slices.error.kind != "unreachable" if hearing.slices.error is not None else True

@@ -19,7 +19,7 @@ A headless Service has no ClusterIP, so whoever dials it by DNS writes the pods'
 
 The records hold TCP ports that have a number, nothing else (``kubernetes.wire``).
 
-Spec: Kubernetes EndpointSlice ``ports``, Service ``ports[].appProtocol`` (KEP-1422); reference section 1.1 "Selecting a port".
+Spec: discovery.k8s.io/v1 EndpointSlice ``ports``, core/v1 Service ``ports[].appProtocol`` (KEP-1422).
 """
 
 from __future__ import annotations

@@ -9,8 +9,6 @@ removed from one and added to the other by two events. Three rules, each by its 
 
 Never more than ``MAX_PER_SECOND`` sets in any second. The first set is published at once. The very same set is not published again.
 Addresses that move to the fallback are not held: they stay known as such.
-
-Spec: reference section 8.2 ("publish empty after 1 s hold") and 8.3 ("adds within 5 ms, removals within 100 ms").
 """
 
 from __future__ import annotations

@@ -197,9 +197,7 @@ def test_slices_alone_suffice(cluster: FakeCluster, client_of: Callable[..., Cli
     assert heard.sets[-1].fallback[0].address == f"{orders.cluster_ip}:50051"
 
 
-def test_an_api_server_that_goes_away_and_comes_back_costs_nothing(
-    cluster: FakeCluster, client_of: Callable[..., Client]
-) -> None:
+def test_an_api_server_that_goes_away_and_comes_back_costs_nothing(cluster: FakeCluster, client_of: Callable[..., Client]) -> None:
     """While it is away the pods stay; what changed meanwhile is there when it is back."""
     orders = cluster.service("orders", "shop", endpoints=PODS, ports={"grpc": 50051})
     heard = client_of().resolve("orders.shop.svc:50051")
@@ -249,9 +247,7 @@ def test_an_unknown_service_is_an_error_that_heals(cluster: FakeCluster, client_
     heard.until_addresses(*PODS)
 
 
-def test_a_port_that_the_service_lacks_is_an_error_with_its_ports(
-    cluster: FakeCluster, client_of: Callable[..., Client]
-) -> None:
+def test_a_port_that_the_service_lacks_is_an_error_with_its_ports(cluster: FakeCluster, client_of: Callable[..., Client]) -> None:
     """Named wrongly, or not named where several could be meant: the ports are listed."""
     pod = FakeEndpoint(address="127.9.0.1", ports={"api": 8080, "admin": 8081})
     cluster.service("orders", "shop", endpoints=[pod], ports={"api": 80, "admin": 81})

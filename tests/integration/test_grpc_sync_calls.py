@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from meshlb.core.endpoint import Endpoint
 from meshlb.core.policy import PickInfo
 from meshlb.core.subchannel import Subchannel
 from meshlb.errors import DeadlineExceededError, NoEndpointError, ResolveError, ServiceNotFoundError
+from meshlb.grpc import stock
 from meshlb.grpc.in_flight import endpoint_of
 from tests.support.channels import PATIENCE_S, Bench, LooseBinding, bench, echo_servers, eventually, request, unused_port
 
@@ -29,8 +31,11 @@ def pods(channel: Bench, count: int, **fields: Any) -> Counter[str]:
     return Counter(channel.stub.Get(request(**fields)).pod for _ in range(count))
 
 
-def pretend_ready(channel: Bench, *names: str) -> list[Subchannel]:
-    """The view takes these for ready, and nobody looks at the connections any more: only calls can find out."""
+def pretend_ready(channel: Bench, *names: str, seen: bool = True) -> list[Subchannel]:
+    """The view takes these for ready, and nobody looks at the connections any more: only calls can find out.
+
+    ``seen``: a call that looks finds them ready too, and then they are lost before it is sent.
+    """
     connections, stopped = channel.connections, threading.Event()
     view = connections.open()
     assert view is not None
@@ -41,6 +46,9 @@ def pretend_ready(channel: Bench, *names: str) -> list[Subchannel]:
         connections.wake = connections._arm = lambda: None  # type: ignore[method-assign]
         if connections._timer is not None:
             connections._timer.cancel()
+        for sub in gone:
+            if seen:
+                connections.links[sub].look = lambda connect: stock.READY
         stopped.set()
 
     channel.binding.scheduler.call_soon(stop)
@@ -120,6 +128,40 @@ def test_a_call_goes_elsewhere_at_most_twice() -> None:
         assert endpoint_of(caught.value) in dead
 
 
+def test_a_stream_of_requests_that_was_read_stays_where_it_is() -> None:
+    """grpc reads it at once, and what was read cannot be put back: the wire's own error, and no message is lost or doubled."""
+    with bench(nobody()) as channel:
+        pretend_ready(channel, "nobody-0")
+        taken: list[int] = []
+
+        def requests() -> Iterator[Any]:
+            for number in range(3):
+                taken.append(number)
+                yield request()
+
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.stub.Collect(requests(), timeout=PATIENCE_S)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert taken in ([], [0])
+
+
+def test_an_endpoint_that_swallows_packets_holds_up_no_call() -> None:
+    """The view still takes it for ready; grpc would queue the call on it for as long as a connect may take."""
+    with echo_servers(1) as servers, bench(*servers) as channel, SwallowingSocket() as swallowing:
+        channel.ready(1)
+        channel.binding.update([*servers, swallowing.endpoint])
+        view = channel.connections.open()
+        assert view is not None
+        eventually(lambda: len(channel.connections.links) == 2, "it is being connected")
+        (stuck,) = (sub for sub in channel.binding.subchannels if sub.endpoint.name == "swallowing")
+        for _ in range(20):
+            view.set_states([(stuck, Connectivity.READY)])
+            started_s = time.monotonic()
+            assert channel.stub.Get(request(), timeout=PATIENCE_S).pod == "pod-0"
+            assert time.monotonic() - started_s < 1.0
+        assert stuck.started > 0
+
+
 def test_an_empty_bucket_pays_for_nothing() -> None:
     """What bounds a lasting fault: without a token the first error is the last."""
     with echo_servers(1) as servers, bench(*servers, nobody()) as channel:
@@ -145,7 +187,7 @@ def test_a_stream_of_requests_goes_elsewhere_while_nobody_read_it() -> None:
     """``Collect`` looks at the connection before it lends the iterator, so a gone endpoint costs nothing."""
     with echo_servers(1) as servers, bench(*servers, nobody()) as channel:
         channel.ready(1)
-        pretend_ready(channel, "nobody-0")
+        pretend_ready(channel, "nobody-0", seen=False)
         for _ in range(3):
             assert channel.stub.Collect(iter([request(), request()])).sequence == 2
 
@@ -296,7 +338,9 @@ def test_many_threads_wait_and_all_are_served() -> None:
     """One change wakes all of them, none is forgotten."""
     with echo_servers(2, workers=64) as servers, bench() as channel:
         served: list[str] = []
-        threads = [threading.Thread(target=lambda: served.append(channel.stub.Get(request(), timeout=PATIENCE_S).pod)) for _ in range(50)]
+        threads = [
+            threading.Thread(target=lambda: served.append(channel.stub.Get(request(), timeout=PATIENCE_S).pod)) for _ in range(50)
+        ]
         for thread in threads:
             thread.start()
         channel.binding.update(servers)

@@ -109,5 +109,3 @@ def test_after_close_nobody_is_told_and_nobody_subscribes() -> None:
         with pytest.raises(ValueError, match="Channel closed!"):
             channel.channel.subscribe(states.append)
         assert states == [State.IDLE]
-
-

@@ -75,21 +75,13 @@ next(stream)
 join(fork(all_kinds))
 assert len(list(stream)) == 9
 """,
-    "while calls flow in other threads of the parent": """
-over, failed = threading.Event(), []
-def load():
-    while not over.is_set():
-        try:
-            get()
-        except BaseException as error:
-            failed.append(error)
-threads = [threading.Thread(target=load) for _ in range(3)]
-[thread.start() for thread in threads]
-for _ in range(3):
+    "while connections are looked at all the time": """
+from meshlb.grpc import connection
+connection.BUSY_SCAN_S = connection.IDLE_SCAN_S = connection.SCAN_S_PER_LINK = 0.0
+get()
+for _ in range(10):
     join(fork(all_kinds))
-over.set()
-[thread.join() for thread in threads]
-assert failed == [], failed
+all_kinds()
 """,
     "while a call waits in the parent": """
 binding.update([])

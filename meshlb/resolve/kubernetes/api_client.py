@@ -6,7 +6,7 @@ version 37, its models cost CPU and memory, and ``Watch`` and ``SharedInformer``
 thousands of requests a second).
 
 Redirects are not followed (the token would go along), nothing is retried here, and every request has its timeouts: 3 s to connect,
-15 s for a whole answer (a server may wait 3 s for a version), the stream's own for a watch.
+15 s for an answer to begin and between its parts (a server may wait 3 s for a version), the stream's own for the lines of a watch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from http.client import HTTPException
 from typing import Any, Final, Protocol
 from urllib.parse import urlencode
@@ -62,20 +62,14 @@ class KubernetesApi:
         return self._base + _proxy(self._manager)
 
     def get(self, path: str, query: Query, interrupt: Interrupt) -> bytes:
-        with self._answer(path, query, interrupt, "gzip", self._read_timeout_s) as response:
+        with self._answer(path, query, interrupt, "gzip") as response:
             return bytes(response.read(decode_content=True))
 
     def watch(self, path: str, query: Query, interrupt: Interrupt, *, read_timeout_s: float) -> Generator[list[bytes]]:
-        with self._answer(path, query, interrupt, "identity", read_timeout_s) as response:
+        with self._answer(path, query, interrupt, "identity") as response:
+            _wait_for_lines(response, read_timeout_s)
             yield []
-            rest = b""
-            for chunk in response.stream(_CHUNK, decode_content=True):
-                *lines, rest = (rest + chunk).split(b"\n")
-                if len(rest) > _MAX_LINE:
-                    raise ApiError(f"{path}: a line of over {_MAX_LINE} bytes in a watch")
-                complete = [line for line in lines if line.strip()]
-                if complete:
-                    yield complete
+            yield from _lines(response.stream(_CHUNK, decode_content=True))
 
     def renew_credentials(self) -> None:
         manager, base = self._connections()
@@ -101,7 +95,7 @@ class KubernetesApi:
         return manager, str(configuration.host).rstrip("/")
 
     @contextlib.contextmanager
-    def _answer(self, path: str, query: Query, interrupt: Interrupt, encoding: str, read_timeout_s: float) -> Iterator[Any]:
+    def _answer(self, path: str, query: Query, interrupt: Interrupt, encoding: str) -> Iterator[Any]:
         """An answer with status 200, given back or closed at the end; everything that can happen to it becomes an ApiError."""
         import urllib3
 
@@ -113,7 +107,7 @@ class KubernetesApi:
         headers = {"Accept": "application/json", "Accept-Encoding": encoding, "User-Agent": f"meshlb/{__version__}"}
         if token:
             headers["Authorization"] = token
-        timeout = urllib3.Timeout(connect=self._connect_timeout_s, read=read_timeout_s)
+        timeout = urllib3.Timeout(connect=self._connect_timeout_s, read=self._read_timeout_s)
         response = None
         try:
             with interruptible(interrupt):
@@ -131,6 +125,28 @@ class KubernetesApi:
         finally:
             if response is not None:
                 _give_back(response)
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Whole lines, in batches as they come. A last one without an end was cut off, and comes again on the next stream."""
+    pending: list[bytes] = []
+    for chunk in chunks:
+        pending.append(chunk)
+        if b"\n" in chunk:
+            *lines, rest = b"".join(pending).split(b"\n")
+            pending = [rest]
+            complete = [line for line in lines if line.strip()]
+            if complete:
+                yield complete
+        elif sum(map(len, pending)) > _MAX_LINE:
+            raise ApiError(f"a line of over {_MAX_LINE} bytes in a watch")
+
+
+def _wait_for_lines(response: Any, seconds: float) -> None:
+    """The head of a stream comes at once or not at all; its lines may take long."""
+    sock = getattr(response.connection, "sock", None)
+    if sock is not None:
+        sock.settimeout(seconds)
 
 
 def _give_back(response: Any) -> None:

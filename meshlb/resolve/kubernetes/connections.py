@@ -50,7 +50,11 @@ def socket_options() -> list[tuple[int, int, int]]:
 
 def tls_context(configuration: Any) -> ssl.SSLContext:
     """From a ``kubernetes.client.Configuration``. Raises OSError (ssl.SSLError is one) for files that cannot be used."""
+    from urllib3.util.ssl_ import create_urllib3_context
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Whose work the comparison of names is: from urllib3 2 on Python's; 1.26 compares itself, and fails at an address otherwise.
+    context.check_hostname = create_urllib3_context().check_hostname
     authority = getattr(configuration, "ca_cert_data", None)
     if not configuration.verify_ssl:  # the user's kubeconfig says insecure-skip-tls-verify
         context.check_hostname = False

@@ -115,9 +115,10 @@ class Kubeconfig:
         """The header's value; empty for client certificates. May run the kubeconfig's plug-in. Raises CredentialsError."""
         with self._lock:
             configuration = self._loaded
+        refresh = getattr(configuration, "refresh_api_key_hook", None)  # since version 12
         try:
-            if configuration.refresh_api_key_hook is not None:
-                configuration.refresh_api_key_hook(configuration)
+            if refresh is not None:
+                refresh(configuration)
         except Exception as error:  # noqa: BLE001 - as above
             raise self._unusable(error) from None
         for name in ("BearerToken", "authorization"):  # since version 36, before it

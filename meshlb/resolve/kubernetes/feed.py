@@ -49,6 +49,7 @@ class Feed:
         self.state: ServiceSlices | None = None
         self.error: SourceError | None = None  # since the last list
         self.listeners: list[SlicesListener] = []
+        self.unwanted_since_s = 0.0  # when the last listener left
         self._scheduler = scheduler
         self._reducer = SliceReducer()
         self._version = ""

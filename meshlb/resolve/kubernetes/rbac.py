@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_ACCOUNT = re.compile(r"(?:system:serviceaccount:)?([^:/]+)[:/]([^:/]+)")
+_ACCOUNT = re.compile(r"(?:system:serviceaccount:(?P<namespace>[^:/]+):|(?P<ns>[^:/]+)/)(?P<name>[^:/]+)")
 _USER = re.compile(r'User "([^"]+)"')
 
 _TEMPLATE = """\
@@ -48,5 +48,5 @@ def user_in(message: str) -> str:
 def _subject(account: str) -> str:
     match = _ACCOUNT.fullmatch(account or "CLIENT_NAMESPACE/CLIENT_SERVICE_ACCOUNT")
     if match is not None:
-        return f"{{kind: ServiceAccount, name: {match.group(2)}, namespace: {match.group(1)}}}"
+        return f"{{kind: ServiceAccount, name: {match['name']}, namespace: {match['namespace'] or match['ns']}}}"
     return f'{{kind: User, name: "{account}", apiGroup: rbac.authorization.k8s.io}}'

@@ -29,7 +29,7 @@ from meshlb.resolve.kubernetes.feed import Feed, ServiceSlices, SlicesListener
 from meshlb.resolve.kubernetes.requests import service_path
 from meshlb.resolve.kubernetes.stream import NamespaceStream
 from meshlb.resolve.kubernetes.transport import ApiError, ApiTransport, Interrupt, SourceError, as_api_error
-from meshlb.resolve.kubernetes.watch import ListWatch
+from meshlb.resolve.kubernetes.watch import SILENCE_S, ListWatch
 from meshlb.resolve.kubernetes.wire import ServiceRecord, parse_service
 
 __all__ = ["KubernetesSource", "ServiceDone", "ServiceSlices", "SlicesListener", "SourceError", "Subscription"]
@@ -70,12 +70,14 @@ class KubernetesSource:
         *,
         import_gate: contextlib.AbstractContextManager[object] | None = None,
         linger_s: float = LINGER_S,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self._connect = connect
         self._scheduler = scheduler
         self._rng = rng
         self._import_gate = import_gate or contextlib.nullcontext()
         self._linger_s = linger_s
+        self._silence_s = silence_s
         self._feeds: dict[tuple[str, str], Feed] = {}
         self._streams: dict[str, NamespaceStream] = {}
         self._wanted: deque[tuple[str, str, ServiceDone]] = deque()
@@ -105,6 +107,7 @@ class KubernetesSource:
         """``Subscription.close``."""
         feed.remove(listener)
         if not feed.listeners and not self._closed:
+            feed.unwanted_since_s = self._scheduler.now_s()
             self._scheduler.call_later(self._linger_s, partial(self._drop_if_unwanted, feed))
 
     def get_service(self, namespace: str, name: str, done: ServiceDone) -> None:
@@ -148,7 +151,7 @@ class KubernetesSource:
         if self._transport is not None and self._waits is not None:
             stream = self._streams.get(feed.namespace)
             if stream is None:
-                list_watch = ListWatch(feed.namespace, self._waits, self._rng)
+                list_watch = ListWatch(feed.namespace, self._waits, self._rng, self._silence_s)
                 stream = self._streams[feed.namespace] = NamespaceStream(list_watch, self._transport, self._scheduler)
             stream.add(feed)
         elif self._trouble is not None:
@@ -197,7 +200,8 @@ class KubernetesSource:
 
     def _drop_if_unwanted(self, feed: Feed) -> None:
         key = (feed.namespace, feed.service)
-        if self._closed or feed.listeners or self._feeds.get(key) is not feed:
+        wanted_lately = self._scheduler.now_s() < feed.unwanted_since_s + self._linger_s
+        if self._closed or feed.listeners or wanted_lately or self._feeds.get(key) is not feed:
             return
         del self._feeds[key]
         feed.close()

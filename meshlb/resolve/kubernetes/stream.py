@@ -73,7 +73,7 @@ class NamespaceStream:
         if self._list_watch.opened_s is not None:
             self._scheduler.call_later(COALESCE_S, self._step)
         else:
-            self._step()
+            self._scheduler.call_soon(self._step)  # after all that are added now
 
     def discard(self, feed: Feed) -> None:
         """What is known of it is dropped; the stream is narrowed when it is next opened."""
@@ -193,7 +193,7 @@ class NamespaceStream:
                 self._counts[f"skipped: {event.why}"] += 1
             if self._list_watch.on_event(event, now_s) and isinstance(event, SliceEvent):
                 self._feeds[event.slice.service].apply(event)
-        if self._list_watch.trouble is not None:
+        if self._timer is None or self._list_watch.trouble is not None:  # a first bookmark starts the watch over silence
             self._step()
 
     def _on_watch_ended(self, run: _Run, error: ApiError | None) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Protocol
 
+from meshlb.errors import ClosedError
 from meshlb.resolve.kubernetes.fields import WireError
 from meshlb.resolve.kubernetes.refusal import Refusal
 from meshlb.resolve.kubernetes.requests import Query
@@ -60,6 +61,8 @@ def as_api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, WireError):
         return ApiError(f"unreadable answer: {error}")
+    if isinstance(error, ClosedError):
+        raise error  # the mesh was closed while an answer arrived: no fault, and nobody listens any more
     _log.error("reading from the API server failed", exc_info=error)
     return ApiError(f"{type(error).__name__}: {error}")
 

@@ -50,8 +50,9 @@ _NEVER: Final = float("inf")
 class ListWatch:
     """See the module's head. ``trouble`` is why nothing new comes at present; None while all is well."""
 
-    def __init__(self, namespace: str, waits: Waits, rng: Rng) -> None:
+    def __init__(self, namespace: str, waits: Waits, rng: Rng, silence_s: float = SILENCE_S) -> None:
         self.namespace = namespace
+        self._silence_s = silence_s
         self.services: set[str] = set()
         self.covered: set[str] = set()
         self.resource_version = ""
@@ -221,8 +222,8 @@ class ListWatch:
         return self.opened_s is not None and (self._spoke or now_s - self.opened_s >= SHORT_WATCH_S)
 
     def _check_health(self, now_s: float) -> None:
-        if self.opened_s is not None and self._bookmarks and now_s - self._heard_s >= SILENCE_S:
-            self.on_watch_ended(ApiError(f"nothing heard for {SILENCE_S:g} s, not even a bookmark"), now_s)
+        if self.opened_s is not None and self._bookmarks and now_s - self._heard_s >= self._silence_s:
+            self.on_watch_ended(ApiError(f"nothing heard for {self._silence_s:g} s, not even a bookmark"), now_s)
         if self._lived(now_s) and self.services <= self.covered:
             self.trouble = None
 
@@ -230,7 +231,7 @@ class ListWatch:
         """When ``_check_health`` may find something new."""
         if self.opened_s is None:
             return _NEVER
-        silent_s = self._heard_s + SILENCE_S if self._bookmarks else _NEVER
+        silent_s = self._heard_s + self._silence_s if self._bookmarks else _NEVER
         healthy_s = self.opened_s + SHORT_WATCH_S
         return min(silent_s, healthy_s) if self.trouble is not None and now_s < healthy_s else silent_s
 
