@@ -31,7 +31,8 @@ def demo(*, as_json: bool = False) -> int:
         from meshlb.cli.demo_report import Report
         from meshlb.testing import FakeCluster
     except ImportError as error:
-        print(f"meshlb: the demo needs its extra ({error.name} is missing): pip install 'meshlb[demo]'", file=sys.stderr)
+        missing = "protobuf" if str(error.name).startswith("google") else error.name
+        print(f"meshlb: the demo needs its extra ({missing} is missing): pip install 'meshlb[demo]'", file=sys.stderr)
         return 2
     report = Report(as_json=as_json)
     try:

@@ -76,6 +76,7 @@ class LinkFactory:
         binding = self._binding
         channel = None
         try:
+            stock.keep_running()
             tls_name = binding.tls_name if self._credentials is not None else ""
             options = self._options.endpoint_options(binding.authority, endpoint, binding.config, tls_name=tls_name)
             channel = stock.open_channel(endpoint_target(endpoint), self._credentials, options, self._compression)

@@ -14,15 +14,12 @@ from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
-import uvloop
 
 from meshlb._proto import echo_pb2
 from meshlb.core.endpoint import Endpoint
-from meshlb.grpc.aio.channel import Channel
-from meshlb.grpc.aio.stock import Parts
 from meshlb.grpc.in_flight import endpoint_of
-from meshlb.grpc.options import ChannelOptions
 from tests.contract.grpc_driver import METHODS, SERVICE, Result
+from tests.support.aio import LOOPS, channel_of
 from tests.support.channels import PATIENCE_S, LooseBinding, eventually
 
 T = TypeVar("T")
@@ -213,9 +210,8 @@ def mesh_aio(
     """Ours, over that one endpoint."""
     binding = LooseBinding()
     binding.update([Endpoint(host="127.0.0.1", port=port, name="pod-0")])
-    parts = Parts(None, compression, None)
     driver = AioDriver(
-        lambda: Channel(binding, ChannelOptions.of(options), parts),  # type: ignore[arg-type]
+        lambda: channel_of(binding, options=options, compression=compression),
         new_loop,
         fresh=fresh,
         binding=binding,
@@ -234,5 +230,6 @@ AIO_DRIVERS: dict[str, Any] = {
     "stock-aio": stock_aio,
     "meshlb-aio": mesh_aio,
     "meshlb-aio-pending": lambda port, **settings: mesh_aio(port, fresh=True, **settings),
-    "meshlb-aio-uvloop": lambda port, **settings: mesh_aio(port, new_loop=uvloop.new_event_loop, **settings),
 }
+if "uvloop" in LOOPS:
+    AIO_DRIVERS["meshlb-aio-uvloop"] = lambda port, **settings: mesh_aio(port, new_loop=LOOPS["uvloop"], **settings)

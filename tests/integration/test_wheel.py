@@ -51,9 +51,9 @@ def requirements(metadata: Message) -> dict[str, set[str]]:
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     """Every module, the generated code, the marker for type checkers; no tests, no caches."""
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / "meshlb").rglob("*") if path.suffix in {".py", ".pyi", ".typed"}}
-    assert {"meshlb/py.typed", "meshlb/_proto/echo_pb2.py", "meshlb/_proto/echo_pb2.pyi"} <= expected | {"meshlb/py.typed"}
+    assert {"meshlb/py.typed", "meshlb/_proto/echo_pb2.py", "meshlb/_proto/echo_pb2.pyi"} <= expected
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert held == expected | {"meshlb/py.typed"}
+    assert held == expected
 
 
 def test_the_wheel_has_a_command_a_licence_and_a_readme(wheel: zipfile.ZipFile, metadata: Message) -> None:

@@ -26,14 +26,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 import grpc.aio
 
 from meshlb.core.connectivity import Connectivity
 from meshlb.core.endpoint import Endpoint
-from meshlb.core.policy import PickInfo
 from meshlb.errors import MeshError
 from meshlb.grpc.addresses import endpoint_target
 from meshlb.grpc.aio.driver import Driver
@@ -260,11 +259,7 @@ class _BrokenDriver:
         self.binding = binding
         self._error = error
 
-    def begin(self, info: PickInfo, stream: bool) -> None:
-        raise self._error
-
-    @property
-    def view(self) -> None:
+    def __getattr__(self, name: str) -> NoReturn:
         raise self._error
 
 
