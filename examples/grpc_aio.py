@@ -1,6 +1,6 @@
 """The same for asyncio: the channel may be made anywhere, and binds to the running loop at its first call.
 
-    python examples/grpc_aio.py orders.shop:grpc
+Run it: ``python examples/grpc_aio.py orders.shop:grpc``
 """
 
 from __future__ import annotations

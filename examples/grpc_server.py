@@ -1,6 +1,6 @@
 """A small echo server, as a pod of the examples runs it; SIGTERM ends it gracefully.
 
-    python examples/grpc_server.py --port 9000
+Run it: ``python examples/grpc_server.py --port 9000``
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from meshlb.core.endpoint import EndpointSet
 from meshlb.core.resolver import Resolver
 from meshlb.core.scheduler import Scheduler
 from meshlb.core.target import Target, TargetKey
-from meshlb.errors import ClosedError, ResolveError
+from meshlb.errors import ClosedError, ResolveError, TargetError
 from meshlb.pool.pool import Pool
 from meshlb.pool.view import View, ViewListener
 from meshlb.resolve.classify import Classifier
@@ -42,6 +42,8 @@ from meshlb.runtime.loop import Loop
 
 if TYPE_CHECKING:
     from meshlb.picks import TargetPool
+
+HINT_S = 1.0  # between two hints that something cannot be connected; what a source does with one, it decides
 
 _log = logging.getLogger("meshlb.mesh")
 
@@ -105,11 +107,12 @@ class Resolution:
 class Binding:
     """A target as one transport uses it: its final configuration, and its pool once it is needed."""
 
-    def __init__(self, mesh: Mesh, target: Target, config: Config, mode: Mode) -> None:
+    def __init__(self, mesh: Mesh, target: Target, config: Config, mode: Mode, stock_target: str | None = None) -> None:
         self.target = target
         self.config = config
         self._mesh = mesh
         self._mode = mode
+        self._stock_target = stock_target
         self._pool: Pool | None = None
         self._limits: CallLimits | None = None
         self._generation = mesh.generation
@@ -122,7 +125,7 @@ class Binding:
     @property
     def stock_target(self) -> str:
         """What the transport would have been given without meshlb."""
-        return self.target.stock(self._service_port())
+        return self._stock_target if self._stock_target is not None else self.target.stock(self._service_port())
 
     @property
     def key(self) -> TargetKey:
@@ -240,12 +243,12 @@ class Mesh:
             resolution = resolutions.get(place)
             entry["discovery"] = _describe(resolution.resolver) if resolution is not None else None
             entry["tokens_for_elsewhere"] = round(self.budget_of(pool).tokens, 1)
-            name = str(place.key)
-            described[name if name not in described else f"{name} [{pool.policy.name}]"] = entry
+            described[_unused_name(described, str(place.key), pool.policy.name)] = entry
         return {"pools": described, "loop": self._loop.describe(), "internal_errors": errors}
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """End discovery and its threads, waiting at most ``timeout_s`` for them. Idempotent."""
+        """End discovery and its threads, waiting at most ``timeout_s`` for them. Calls that wait for endpoints or connections end
+        with an error, those that run are not touched. Idempotent."""
         with self.lock:
             if self._closed:
                 return
@@ -253,6 +256,7 @@ class Mesh:
             resolutions = list(self._resolutions.values())
             self._resolutions.clear()
             classifiers = list(self._classifiers.values())
+            pools = list(self._pools.values())
 
         def close_all() -> None:
             # The shared sources first: a resolver that leaves an open one would set a timer, which a stopped loop refuses.
@@ -264,6 +268,8 @@ class Mesh:
 
         self._loop.call_soon(close_all)
         self._loop.stop(timeout_s)
+        for pool in pools:
+            pool.end_waiting()
 
     def __enter__(self) -> Mesh:
         return self
@@ -274,9 +280,21 @@ class Mesh:
     # --- for transports ---------------------------------------------------------------------------------------------------
 
     def bind(self, target: str, config: Config | None = None, *, policy: object | None = None) -> Binding:
-        """Parse and configure; starts nothing. ``policy`` is what a transport's own options ask for."""
+        """Parse and configure; starts nothing. ``policy`` is what a transport's own options ask for.
+
+        With ``MESHLB_MODE=off`` nothing else is looked at that could be wrong: neither the configuration nor the target.
+        """
+        mode = Mode.parse(self._environ.get("MESHLB_MODE", ""))
+        if mode.off and not mode.targets:
+            return self._bind_off(target, mode)
         final, mode = resolve_config(config if config is not None else self._code_config, self._environ, policy=policy)
         return Binding(self, Target.parse(target), final, mode)
+
+    def _bind_off(self, target: str, mode: Mode) -> Binding:
+        try:
+            return Binding(self, Target.parse(target), Config(), mode)
+        except TargetError:  # the transport may know forms that we do not
+            return Binding(self, Target(text=target), Config(), mode, stock_target=target)
 
     @property
     def scheduler(self) -> Scheduler:
@@ -297,11 +315,10 @@ class Mesh:
             if pool is not None:
                 return pool
             self._log_split(place)
-            pool = self._new_pool(target, config)
-            self._pools[key] = pool
             resolution = self._resolutions.get(place)
             if resolution is None:
                 resolution = self._resolutions[place] = Resolution(self._classifier(config).resolver(target))
+            pool = self._pools[key] = self._new_pool(target, config, resolution)
         weakref.finalize(pool, self._forget_later, place)
         self._loop.call_soon(_attach_weakly(resolution, pool))
         return pool
@@ -335,19 +352,20 @@ class Mesh:
             )
         return classifier
 
-    def _new_pool(self, target: Target, config: Config) -> Pool:
-        waker = _Waker(self._loop)
+    def _new_pool(self, target: Target, config: Config, resolution: Resolution) -> Pool:
+        errands = _Errands(self._loop)
         pool = Pool(
             str(target),
             config.policy.build(self._rng),
             clock=self.clock,
             rng=self._rng,
             new_lock=threading.Lock,
-            wake=waker.wake,
+            wake=errands.wake,
+            resolve_now=errands.resolve_now,
             fallback_after_s=config.connect_timeout_s / 3,
             on_listener_error=functools.partial(self.count_internal_error, str(target)),
         )
-        waker.pool = weakref.ref(pool)
+        errands.pool, errands.resolution = weakref.ref(pool), weakref.ref(resolution)
         return pool
 
     def _log_split(self, place: Place) -> None:
@@ -369,22 +387,38 @@ class Mesh:
         resolution.resolver.close()
 
 
-class _Waker:
-    """Ticks a pool when it asked for it, without keeping it alive."""
+class _Errands:
+    """What a pool asks of the discovery thread, without either keeping the other alive: a tick later, a fresh look now."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
+        self._looked_s = float("-inf")
         self.pool: weakref.ref[Pool] | None = None
+        self.resolution: weakref.ref[Resolution] | None = None
 
     def wake(self, delay_s: float) -> None:
-        with contextlib.suppress(ClosedError):  # the mesh was closed: channels that still use it go on without a tick
+        # After ``Mesh.close`` nothing ticks any more; whoever reports connections must not be told so.
+        with contextlib.suppress(ClosedError):
             self._scheduler.call_later(delay_s, self._tick)
+
+    def resolve_now(self) -> None:
+        """Something could not be connected, or nothing is known: what the sources said may be old. At most once in HINT_S."""
+        now_s = self._scheduler.now_s()
+        if now_s - self._looked_s >= HINT_S:
+            self._looked_s = now_s
+            with contextlib.suppress(ClosedError):
+                self._scheduler.call_soon(self._look)
 
     def _tick(self) -> None:
         pool = self.pool() if self.pool is not None else None
         again_s = pool.tick() if pool is not None else None
         if again_s is not None:
             self.wake(again_s)
+
+    def _look(self) -> None:
+        resolution = self.resolution() if self.resolution is not None else None
+        if resolution is not None:
+            resolution.resolver.resolve_now()
 
 
 def _place_of(error: BaseException) -> str:
@@ -393,6 +427,14 @@ def _place_of(error: BaseException) -> str:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace is not None else "an unknown place"
+
+
+def _unused_name(taken: Mapping[str, Any], name: str, policy: str) -> str:
+    """Pools of one target that differ by configuration are told apart by their policy, then by a number."""
+    if name not in taken:
+        return name
+    names = (f"{name} [{policy}]", *(f"{name} [{policy} #{number}]" for number in range(2, len(taken) + 2)))
+    return next(one for one in names if one not in taken)
 
 
 def _attach_weakly(resolution: Resolution, pool: Pool) -> Any:

@@ -11,7 +11,7 @@ that is raised at once. When every endpoint failed to connect the call makes one
 the transport's own reason, and no second (no amplification). With ``wait_for_ready`` it waits on in all these cases, as gRPC
 does, until something is ready, the deadline is there or the view is closed. Only an attempt that certainly never left the client
 goes elsewhere: at most ``MAX_ELSEWHERE`` times, paid from the pool's token bucket, to an endpoint not tried before while there is
-one.
+one. A ``wait_for_ready`` call for which that is used up goes back to waiting, and tries again ``AGAIN_S`` later at the earliest.
 
 Spec: grpc/doc/wait-for-ready.md; gRFC A6 "transparent retries" for what never left the client.
 """
@@ -29,6 +29,7 @@ from meshlb.pool.view import View
 from meshlb.retry.budget import TokenBucket
 
 MAX_ELSEWHERE = 2
+AGAIN_S = 0.05  # so that an endpoint which connects and is lost again in a moment is not tried in a loop
 
 
 class CallLimits:
@@ -46,9 +47,11 @@ class Call:
     """One logical call; used by one thread or task at a time. Times are points on the pool's clock."""
 
     __slots__ = (
+        "_again_s",
         "_connecting_until_s",
         "_elsewhere",
         "_limits",
+        "_pauses",
         "_resolving_until_s",
         "_stream",
         "_view",
@@ -75,6 +78,8 @@ class Call:
         self._resolving_until_s: float | None = None
         self._connecting_until_s: float | None = None
         self._elsewhere = 0
+        self._pauses = False
+        self._again_s: float | None = None
         self.info = info
         self.deadline_s = deadline_s
         self.wait_until_s: float | None = None
@@ -87,6 +92,8 @@ class Call:
         """
         if self.deadline_s is not None and now_s >= self.deadline_s:
             raise DeadlineExceededError(self._view.pool.target, self._view.explain())
+        if self._pauses and self._pausing(now_s):
+            return None
         attempt = self._view.begin(self.info, self._stream)
         if attempt is not None:
             return attempt
@@ -110,15 +117,29 @@ class Call:
         a never-sent attempt has none, so only its refusal (negative) matters.
         """
         self._view.end(attempt, outcome)
+        self._pauses = False
         if outcome is not Outcome.UNREACHABLE or (pushback_s is not None and pushback_s < 0):
             return None
         if self._elsewhere >= MAX_ELSEWHERE or (not self._wait_for_ready and self._view.state is Connectivity.TRANSIENT_FAILURE):
-            return None
+            return self._wait_again()
         if not self._limits.budget.withdraw():
-            return None
+            return self._wait_again()
         self._elsewhere += 1
         self.info = PickInfo(self.info.method, self.info.exclude | {attempt.subchannel})
         return 0.0
+
+    def _wait_again(self) -> float | None:
+        if not self._wait_for_ready:
+            return None
+        self._pauses, self._again_s = True, None
+        return AGAIN_S
+
+    def _pausing(self, now_s: float) -> bool:
+        if self._again_s is None:  # the first question since: the pause begins
+            self._again_s = now_s + AGAIN_S
+        self._pauses = now_s < self._again_s and not self._view.closed
+        self.wait_until_s = self._again_s if self.deadline_s is None else min(self._again_s, self.deadline_s)
+        return self._pauses
 
     def remaining_s(self, now_s: float) -> float | None:
         """What is left of the deadline for the next attempt; None without one."""
@@ -126,6 +147,8 @@ class Call:
 
     def _wait_for_first_answer(self, now_s: float) -> None:
         error = self._view.error
+        if error is not None:
+            self._view.pool.resolve_now()
         if error is not None and not self._wait_for_ready:
             raise copy.copy(error)  # raised itself, one object would collect the frames of every call that it fails
         if self.deadline_s is not None or self._wait_for_ready:

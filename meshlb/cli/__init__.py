@@ -31,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `meshlb resolve … | head`
         sys.stderr.close()
         return 0
+    except OSError as error:  # a full disk behind standard output, for one
+        print(f"meshlb: {error}", file=sys.stderr)
+        return 1
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -70,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
         "your kubeconfig's current context, and says which.",
     )
     resolve.add_argument("target", metavar="TARGET", help="for example orders.shop:grpc, orders.shop.svc:50051, dns:///host:port")
-    resolve.add_argument("--kubeconfig", metavar="FILE", help="default: in a pod its service account, else $KUBECONFIG or ~/.kube/config")
+    resolve.add_argument(
+        "--kubeconfig", metavar="FILE", help="default: in a pod its service account, else $KUBECONFIG or ~/.kube/config"
+    )
     resolve.add_argument("--context", metavar="NAME", help="a context in the kubeconfig; default: its current one")
     resolve.add_argument("--namespace", metavar="NAME", help="of names written without one")
     resolve.add_argument("--timeout", metavar="SECONDS", type=float, default=5.0, help="how long to wait for an answer (default 5)")

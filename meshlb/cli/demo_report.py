@@ -31,7 +31,7 @@ class Row:
 
 def row(scene: str, client: str, samples: Sequence[Sample], pods: Iterable[str] = ()) -> Row:
     """Sum up; ``pods`` are listed even if they got nothing."""
-    answered = Counter({pod: 0 for pod in pods})
+    answered = Counter(dict.fromkeys(pods, 0))
     answered.update(sample.pod for sample in samples if not sample.error)
     times = sorted((sample.end_s - sample.start_s) * 1000 for sample in samples if not sample.error)
     total = sum(answered.values()) or 1
@@ -57,7 +57,17 @@ def cells(one: Row) -> tuple[str, ...]:
     shares = " ".join(str(share) for share in one.shares.values())
     first = "" if one.first_call_ms is None else f"{one.first_call_ms:.0f}"
     verdict = "BROKEN" if one.broken else one.note
-    return (one.scene, one.client, str(one.calls), str(one.failed), shares, f"{one.p50_ms:.1f}", f"{one.p99_ms:.1f}", first, verdict)
+    return (
+        one.scene,
+        one.client,
+        str(one.calls),
+        str(one.failed),
+        shares,
+        f"{one.p50_ms:.1f}",
+        f"{one.p99_ms:.1f}",
+        first,
+        verdict,
+    )
 
 
 class Report:
@@ -122,7 +132,7 @@ class Report:
 
 def _live_console() -> Any:
     """rich's console on a terminal, None elsewhere or without rich."""
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():
         return None
     try:
         from rich.console import Console

@@ -16,6 +16,8 @@ from typing import Any
 
 from meshlb.config import Config, resolve_config
 from meshlb.core import validate
+from meshlb.core.target import Target
+from meshlb.errors import ConfigError
 from meshlb.mesh import Mesh
 from meshlb.pool.view import View
 from meshlb.resolve.settings import Discovery
@@ -28,7 +30,14 @@ def resolve(
 ) -> int:
     """Print what is known after at most ``timeout_s``; 0 if an endpoint may take calls, 1 if none, 2 if the call is wrong."""
     timeout_s = validate.seconds("--timeout", timeout_s)
-    config, where = _config(kubeconfig, context, namespace)
+    if kubeconfig == "":
+        raise ConfigError("--kubeconfig='': must be a file")
+    parsed = Target.parse(target)
+    if parsed.scheme == "xds":
+        print(f"{target}: left to stock gRPC and its control plane", file=sys.stderr)
+        return 0
+    may_need_cluster = not parsed.endpoints and parsed.scheme != "dns"
+    config, where = _config(kubeconfig, context, namespace) if may_need_cluster else (resolve_config(None, os.environ)[0], None)
     if where is not None and not as_json:
         print(where, file=sys.stderr)
     with Mesh(config) as mesh:
@@ -109,18 +118,18 @@ def _context(kubeconfig: str, context: str | None) -> tuple[str, str]:
     """The context's name and its namespace."""
     from kubernetes.config import ConfigException, list_kube_config_contexts
 
-    from meshlb.errors import ConfigError
-
     try:
         contexts, active = list_kube_config_contexts(config_file=kubeconfig)
     except (ConfigException, OSError) as error:
         raise ConfigError(f"kubeconfig={kubeconfig!r}: cannot be used: {error}") from None
+    except Exception as error:  # noqa: BLE001 - a parser's words may quote the file, and with it a token
+        raise ConfigError(f"kubeconfig={kubeconfig!r}: cannot be read as a kubeconfig ({type(error).__name__})") from None
     if context is not None:
         active = next((one for one in contexts if one["name"] == context), None)
         if active is None:
             names = ", ".join(one["name"] for one in contexts)
             raise ConfigError(f"context={context!r}: {kubeconfig} has {names}")
-    return active["name"], active["context"].get("namespace", "default")
+    return active["name"], active["context"].get("namespace") or "default"
 
 
 def _print(described: dict[str, Any]) -> None:
@@ -134,7 +143,13 @@ def _print(described: dict[str, Any]) -> None:
         rows = described[kind]
         print(f"{kind}: {len(rows)}")
         for one in rows:
-            words = [one["address"], one["name"], one["zone"], "" if one["weight"] == 1 else f"weight {one['weight']:g}", one["state"]]
+            words = [
+                one["address"],
+                one["name"],
+                one["zone"],
+                "" if one["weight"] == 1 else f"weight {one['weight']:g}",
+                one["state"],
+            ]
             print("  " + "  ".join(word for word in words if word))
     if described["discovery"]:
         print("sources asked:")

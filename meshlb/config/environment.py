@@ -101,3 +101,10 @@ def _json(path: str, text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise ConfigError(f"{path}={text!r}: must be a word or JSON ({error})") from None
+
+
+def warn_once(text: str) -> None:
+    """Log a warning, unless this process has already."""
+    if text not in _warned:
+        _warned.add(text)
+        _log.warning("%s", text)

@@ -139,6 +139,7 @@ def _in_force(said: Iterable[tuple[str | None, Layer]]) -> Config:
     for variable, layer in said:
         together = laid_over(together, layer)
         variable_of.update(dict.fromkeys(layer, variable))
+    _leave_other_policies(together, variable_of)
     try:
         return Config._of(together)
     except ConfigError as error:  # its message begins with the path
@@ -147,3 +148,15 @@ def _in_force(said: Iterable[tuple[str | None, Layer]]) -> Config:
         if variable is None:
             raise
         raise ConfigError(f"{variable}: {error}") from error
+
+
+def _leave_other_policies(layer: Layer, variable_of: Mapping[str, str | None]) -> None:
+    """A variable speaks to every channel of the process: what it says of one policy's field leaves channels with another as they
+    are, with a warning."""
+    policy = layer.get("policy", SINGLE["policy"])
+    own = {known.name for known in fields(policy)}
+    for path in [path for path in layer if path.startswith("policy.") and path.partition(".")[2] not in own]:
+        variable = variable_of.get(path)
+        if variable is not None:
+            environment.warn_once(f"{variable} has no meaning for the policy {policy.name}, which goes on without it")
+            del layer[path]

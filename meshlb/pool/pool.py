@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from meshlb.core.clock import Clock, Lock, Rng
+from meshlb.core.connectivity import Connectivity
 from meshlb.core.endpoint import EndpointSet
 from meshlb.core.policy import Policy
 from meshlb.core.subchannel import Subchannel
@@ -41,10 +42,12 @@ class Pool:
         rng: Rng,
         new_lock: Callable[[], Lock],
         wake: Callable[[float], None] = lambda delay_s: None,
+        resolve_now: Callable[[], None] = lambda: None,
         fallback_after_s: float = 1.0,
         on_listener_error: Callable[[Exception], None] | None = None,
     ) -> None:
-        """``wake(d)`` asks for a ``tick()`` in d seconds; it may be called under the pool's lock and must only note the wish.
+        """``wake(d)`` asks for a ``tick()`` in d seconds, ``resolve_now()`` for a fresh look at the sources (a hint: something could
+        not be connected, or nothing is known); both may be called often, and under the pool's lock, and must only note the wish.
 
         ``on_listener_error`` hears, in any thread, what a view's listener raised; without one it is raised to whoever caused it.
         """
@@ -52,6 +55,7 @@ class Pool:
         self.policy = policy
         self.fallback_after_s = fallback_after_s
         self.snapshot = PoolSnapshot()
+        self.resolve_now = resolve_now
         self._wake = wake
         self._on_listener_error = on_listener_error
         self._clock = clock
@@ -133,6 +137,14 @@ class Pool:
             "endpoints": [_describe_one(sub, now_s, sub in usable, views) for sub in snapshot.listed],
             "fallback": [_describe_one(sub, now_s, sub in usable, views) for sub in snapshot.fallback],
         }
+
+    def end_waiting(self) -> None:
+        """Discovery has ended for good: views with nothing to pick are closed, so that whoever waits there hears it."""
+        with self._lock:
+            idle = [view for view in self._live_views() if view.state is not Connectivity.READY]
+        for view in idle:
+            view.close()
+        self.tell(idle)
 
     # --- views speak ------------------------------------------------------------------------------------------------------
 

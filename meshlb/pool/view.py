@@ -224,14 +224,17 @@ class View:
         """Take over connection states; True if anything that the driver or a waiting caller looks at changed."""
         if self.closed:
             return False
-        matters = False
+        matters = failed = False
         for subchannel, state in changes:
             old = self._states.get(subchannel, IDLE)
             if old is state or subchannel.removed or (old is TRANSIENT_FAILURE and state is CONNECTING):
                 continue
             self._states[subchannel] = state
+            failed = failed or state is TRANSIENT_FAILURE
             # Between these two nothing depends on which: a large pool that connects need not choose anew each time.
             matters = matters or not (old in _STARTING and state in _STARTING)
+        if failed:
+            self.pool.resolve_now()
         if matters:
             self._choose_locked(rebuild=False)
         return matters

@@ -92,6 +92,8 @@ def test_a_static_target_needs_no_cluster() -> None:
         (("resolve", "foo://x"), "expected"),
         (("resolve", "static:///10.0.0.1:80", "--timeout", "0"), "--timeout=0"),
         (("resolve", "orders.shop:grpc", "--kubeconfig", "/nonexistent/config"), "/nonexistent/config"),
+        (("resolve", "orders.shop:grpc", "--kubeconfig", ""), "--kubeconfig"),
+        (("resolve", "orders.shop:grpc", "--kubeconfig", sys.executable), "cannot be read as a kubeconfig"),
         (("resolve",), "TARGET"),
         (("nonsense",), "demo"),
     ],
@@ -113,7 +115,11 @@ def test_a_bad_variable_names_itself() -> None:
 def test_ctrl_c_ends_the_demo_at_once_and_leaves_no_pod() -> None:
     """130, as shells expect, and no traceback."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "meshlb", "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        [sys.executable, "-m", "meshlb", "demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert process.stdout is not None
     while "ok: ClusterIP" not in process.stdout.readline():

@@ -53,7 +53,12 @@ def test_the_two_commands_are_one_line_each_and_end_in_what_is_tested_here() -> 
 def test_the_demo_keeps_every_promise() -> None:
     """The main job, as a newcomer runs it."""
     done = subprocess.run(
-        [sys.executable, "-m", "meshlb", "demo"], capture_output=True, text=True, timeout=180, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        [sys.executable, "-m", "meshlb", "demo"],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Every promise held." in done.stdout
@@ -74,7 +79,11 @@ def test_the_examples_call_every_pod(example: str) -> None:
         }
         done = subprocess.run(
             [sys.executable, str(ROOT / "examples" / example), "orders.shop:grpc"],
-            capture_output=True, text=True, timeout=60, check=False, env=environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env=environ,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert all(pod.name in done.stdout for pod in orders.pods)
@@ -86,16 +95,26 @@ def test_the_manifests_are_valid_and_agree_with_each_other() -> None:
 
     server = {one["kind"]: one for one in yaml.safe_load_all((ROOT / "examples/kubernetes/server.yaml").read_text())}
     client = {one["kind"]: one for one in yaml.safe_load_all((ROOT / "examples/kubernetes/client.yaml").read_text())}
+    made: set[str] = set()
+    for path in sorted((ROOT / "examples/kubernetes").glob("*.yaml")):  # the order in which kubectl applies them
+        for one in yaml.safe_load_all(path.read_text()):
+            if one["kind"] == "Namespace":
+                made.add(one["metadata"]["name"])
+            else:
+                assert one["metadata"]["namespace"] in made, f"{path.name}: {one['kind']} comes before its namespace"
     container = server["Deployment"]["spec"]["template"]["spec"]["containers"][0]
     assert server["Service"]["spec"]["selector"] == server["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert server["Service"]["spec"]["ports"][0]["targetPort"] in {port["name"] for port in container["ports"]}
     assert client["Role"]["metadata"]["namespace"] == server["Service"]["metadata"]["namespace"]
     assert client["RoleBinding"]["roleRef"]["name"] == client["Role"]["metadata"]["name"]
     subject = client["RoleBinding"]["subjects"][0]
-    assert (subject["name"], subject["namespace"]) == (client["ServiceAccount"]["metadata"]["name"], client["ServiceAccount"]["metadata"]["namespace"])
+    assert (subject["name"], subject["namespace"]) == (
+        client["ServiceAccount"]["metadata"]["name"],
+        client["ServiceAccount"]["metadata"]["namespace"],
+    )
     assert client["Deployment"]["spec"]["template"]["spec"]["serviceAccountName"] == client["ServiceAccount"]["metadata"]["name"]
-    for container in (container, client["Deployment"]["spec"]["template"]["spec"]["containers"][0]):
-        for word in container["command"]:
+    for one in (container, client["Deployment"]["spec"]["template"]["spec"]["containers"][0]):
+        for word in one["command"]:
             script = re.search(r"examples/\S+\.py", word)
             assert script is None or (ROOT / script.group()).exists()
 
@@ -105,7 +124,10 @@ def test_the_example_server_serves_and_ends_gracefully() -> None:
     import grpc
 
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "examples/grpc_server.py"), "--port", "0"], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        [sys.executable, str(ROOT / "examples/grpc_server.py"), "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert process.stdout is not None
     port = int(process.stdout.readline().split()[-1])
@@ -118,7 +140,13 @@ def test_the_example_server_serves_and_ends_gracefully() -> None:
 
 def test_python_dash_m_meshlb_has_help() -> None:
     """``--help`` names the verbs."""
-    done = subprocess.run([sys.executable, "-m", "meshlb", "--help"], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-m", "meshlb", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert "demo" in done.stdout
     assert "resolve" in done.stdout
 
@@ -130,5 +158,3 @@ def test_the_package_has_no_other_top_level_entry() -> None:
         pytest.skip("git is not installed: there is no telling what belongs to the project")
     tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=False, cwd=ROOT).stdout.splitlines()
     assert {path.split("/")[0] for path in tracked if not path.startswith(".")} <= allowed
-
-

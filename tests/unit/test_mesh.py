@@ -130,9 +130,10 @@ def test_a_channel_that_outlives_its_mesh_may_still_lose_its_pods() -> None:
     mesh = Mesh(environ={})
     pool = mesh.bind(STATIC).pool
     view = pool.view(Quiet())
-    mesh.close()
     spare = [Endpoint(host="10.96.0.1", port=80, uid="clusterip/0.0")]
     pool.update(EndpointSet.of([Endpoint(host="10.0.0.1", port=80)], "static", fallback=spare))
+    view.set_states([(view.wanted()[0], Connectivity.READY)])
+    mesh.close()
     view.set_states([(view.wanted()[0], Connectivity.TRANSIENT_FAILURE)])
     assert [sub.endpoint.host for sub in view.wanted()] == ["10.0.0.1", "10.96.0.1"]
 
@@ -154,3 +155,66 @@ def test_a_listener_that_raises_is_counted_and_harms_no_other(caplog: pytest.Log
     assert {count for kind, count in errors.items() if "a bug" in kind} <= {3, 4}  # discovery may have answered meanwhile
     assert errors
     assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
+def test_closing_the_mesh_ends_the_waiting_of_who_has_nothing_to_pick() -> None:
+    """Nothing will come any more: an error at once, not a wait until the deadline."""
+    mesh = Mesh(environ={})
+    handle = mesh.pool("nowhere.invalid:80")
+    raised: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            with handle.pick(timeout_s=60):
+                pass
+        except meshlb.MeshError as error:
+            raised.append(error)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    mesh.close()
+    waiter.join(10)
+    assert not waiter.is_alive()
+    assert isinstance(raised[0], (meshlb.ClosedError, meshlb.ResolveError))
+
+
+def test_off_works_whatever_else_is_wrong() -> None:
+    """The person on call wins over a bad variable and a target that we cannot read."""
+    with Mesh(environ={"MESHLB_MODE": "off", "MESHLB_POLICY": "nonsense"}) as mesh:
+        assert mesh.bind("vsock:1:2").off
+        assert mesh.bind("vsock:1:2").stock_target == "vsock:1:2"
+        assert mesh.bind("orders.shop:50051").stock_target == "orders.shop:50051"
+
+
+def test_status_keeps_pools_apart_that_differ_by_configuration_only() -> None:
+    """Three pools of one target are three entries."""
+    with Mesh(environ={}) as mesh:
+        policies = [{"name": "least_request", "choice_count": count} for count in (2, 3, 4)]
+        pools = [mesh.bind(STATIC, meshlb.Config(policy=policy)).pool for policy in policies]
+        assert len(mesh.status()["pools"]) == len(pools) == 3
+
+
+def test_a_failed_connect_asks_the_sources_again_at_most_once_a_second() -> None:
+    """A hint reaches the resolver, by way of the discovery thread."""
+    asked: list[float] = []
+    with Mesh(environ={}) as mesh:
+        view = mesh.bind(STATIC).view(Quiet())
+        resolution = next(iter(mesh._resolutions.values()))
+        seen = threading.Event()
+
+        class Asked:
+            def __getattr__(self, name: str) -> object:
+                return getattr(resolver, name)
+
+            def resolve_now(self) -> None:
+                asked.append(mesh.clock.now_s())
+                seen.set()
+
+        resolver, resolution.resolver = resolution.resolver, Asked()
+        deadline_s = mesh.clock.now_s() + 10
+        while not view.wanted():
+            assert mesh.clock.now_s() < deadline_s
+        for state in (Connectivity.TRANSIENT_FAILURE, Connectivity.READY, Connectivity.TRANSIENT_FAILURE):
+            view.set_states([(sub, state) for sub in view.wanted()])
+        assert seen.wait(10)
+    assert len(asked) == 1

@@ -67,7 +67,7 @@ def test_a_field_is_stronger_than_the_word_of_its_part() -> None:
     [
         ("MESHLB_POLICY", "p3c", "MESHLB_POLICY: policy='p3c': did you mean 'p2c'? valid: p2c, round_robin, rr, least_request"),
         ("MESHLB_FORCE_POLICY", "{", "MESHLB_FORCE_POLICY: policy='{': must be a name or a JSON object"),
-        ("MESHLB_POLICY_CHOICE_COUNT", "3", "MESHLB_POLICY_CHOICE_COUNT: policy.choice_count: unknown key; valid: stream_weight"),
+        ("MESHLB_POLICY_CHOICE_COUNT", "x", "MESHLB_POLICY_CHOICE_COUNT"),
         ("MESHLB_DISCOVERY", "{", "MESHLB_DISCOVERY: discovery='{': must be a word or JSON"),
         ("MESHLB_DISCOVERY_NAMESERVERS", "[", "MESHLB_DISCOVERY_NAMESERVERS: discovery.nameservers='[': must be a word or JSON"),
         ("MESHLB_DISCOVERY_NAMESERVERS", "x", "MESHLB_DISCOVERY_NAMESERVERS: discovery.nameservers='x': must be ip"),
@@ -132,3 +132,14 @@ def test_every_field_of_every_part_has_its_variable() -> None:
     assert {path for path in environment._PATH_OF.values() if "." not in path} == set(Config().to_dict())
     assert environment._PATH_OF["DISCOVERY_SERVICE_ACCOUNT_DIR"] == "discovery.service_account_dir"
     assert environment._PATH_OF["POLICY_FULL_SCAN_LIMIT"] == "policy.full_scan_limit"
+
+
+def test_a_variable_for_another_policys_field_is_left_aside_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """One override for least_request must not take the round_robin channels of the process down."""
+    environ = {"MESHLB_FORCE_POLICY_CHOICE_COUNT": "4"}
+    with caplog.at_level("WARNING", "meshlb.config"):
+        forced, _ = resolve_config(Config(policy="round_robin"), environ)
+        assert forced.policy.name == "round_robin"
+        assert "MESHLB_FORCE_POLICY_CHOICE_COUNT" in caplog.text
+    least, _ = resolve_config(Config(policy="least_request"), environ)
+    assert least.policy.to_dict()["choice_count"] == 4
