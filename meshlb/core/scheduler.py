@@ -27,8 +27,13 @@ class Scheduler(Protocol):
 
     def call_later(self, delay_s: float, callback: Callable[[], None], /) -> Timer: ...
 
-    def run_blocking(self, work: Callable[[], T], done: Callable[[T | None, BaseException | None], None], /) -> None:
-        """Run a short blocking read (a look-up, a file) in a shared helper thread; ``done`` hears its result or its error."""
+    def run_blocking(
+        self, work: Callable[[], T], done: Callable[[T | None, BaseException | None], None], /, *, may_hang: bool = False
+    ) -> None:
+        """Run a short blocking read (a look-up, a file) in a shared helper thread; ``done`` hears its result or its error.
+
+        ``may_hang``: it may block for tens of seconds; such reads never take all the helpers.
+        """
         ...
 
     def start_thread(self, name: str, run: Callable[[], None], /) -> None:

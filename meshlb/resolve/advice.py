@@ -23,6 +23,12 @@ def advice(verdict: Verdict, want: ServiceName, *, refusal: SourceError | None, 
             f"{want.namespace}; calls are balanced over {fallback.connections} connections to it, whose pods kube-proxy "
             f"chooses. To balance over pods, apply this Role, or make the Service headless (clusterIP: None):\n{role}",
         )
+    if refusal is not None and refusal.kind == "forbidden" and verdict.source is Source.NOTHING and verdict.port_wrong:
+        yield (
+            "role",
+            f"{want}: the number of its port cannot be known, because this client may not list EndpointSlices in namespace "
+            f"{want.namespace}. Write the number instead of {want.port or 'nothing'}, or apply this Role:\n{role}",
+        )
     if Concern.NUMBER_UNMAPPED in verdict.concerns:
         yield (
             "number",

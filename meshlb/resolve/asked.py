@@ -5,13 +5,14 @@ cluster's DNS     then
 ================  ==============================================================================================================
 knows the name    it is a Service, for good
 denies it         it is resolved as an ordinary name. As soon as that works it is one, for good; while it fails, DNS is asked
-                  again with back-off: a headless Service without a ready pod has no name, and gets one later
-says nothing      asked again with back-off. It is not tried as an ordinary name: the system would most likely find the same
+                  again: a headless Service without a ready pod has no name, and gets one later
+says nothing      asked again. It is not tried as an ordinary name: the system would most likely find the same
                   Service, on its search path, and pin it to one address
 ================  ==============================================================================================================
 
 An ordinary name that begins to work after it failed is held back until DNS was asked once more: a Service that just got its first
-pod is on the system's search path as well. The API server is never asked about a name before it is known to be a Service.
+pod is on the system's search path as well. "Again" is within 2 s while nothing is known, with back-off up to 30 s while an answer of
+the system is used, and at most once a second after a hint. The API server is never asked about a name before it is known to be a Service.
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ from meshlb.resolve.lookup import Found, Lookup
 
 MIN_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 30.0  # as often as DNS itself is polled
+EMPTY_HANDED_S = 2.0  # while nothing is known calls fail, and the first answer ends that
+MIN_INTERVAL_S = 1.0
 JITTER_RATIO = 0.1
 
 
 class AskedResolver:
     """``ask`` looks the name up in the cluster's DNS; ``new_service`` and ``new_ordinary`` make what it turns out to be.
 
-    ``new_ordinary`` is None where the target's port has a name, which only a Service can give a number.
+    Names whose port only a Service can give a number never come here: there is no question what they are.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class AskedResolver:
         *,
         ask: Callable[[Callable[[Lookup], None]], None],
         new_service: Callable[[], Resolver],
-        new_ordinary: Callable[[], Resolver] | None,
+        new_ordinary: Callable[[], Resolver],
         scheduler: Scheduler,
         rng: Rng,
     ) -> None:
@@ -57,6 +60,8 @@ class AskedResolver:
         self._resolver: Resolver | None = None
         self._is = ""  # "service" or "ordinary" once that is settled
         self._asking = False
+        self._asked_s = 0.0
+        self._used = False  # an answer of the system is published
         self._answer: Lookup | None = None
         self._failures = 0
         self._error: ResolveError | None = None  # the ordinary name's
@@ -68,8 +73,11 @@ class AskedResolver:
         self._ask()
 
     def resolve_now(self) -> None:
+        """A connect failed, or a call found nothing: whoever can help is asked sooner, DNS at most once a second."""
         if self._resolver is not None:
             self._resolver.resolve_now()
+        if self._listener is not None and not self._is and not self._asking:
+            self._ask_in(max(0.0, self._asked_s + MIN_INTERVAL_S - self._scheduler.now_s()))
 
     def close(self) -> None:
         self._listener = None
@@ -111,6 +119,7 @@ class AskedResolver:
         self._cancel()
         if not self._asking:
             self._asking = True
+            self._asked_s = self._scheduler.now_s()
             self._ask_dns(self._heard)
 
     def _heard(self, found: Lookup) -> None:
@@ -126,10 +135,12 @@ class AskedResolver:
             self._settle(self._held)
             return
         held, self._held = self._held, None
-        delay_s = min(MAX_BACKOFF_S, MIN_BACKOFF_S * 2.0 ** min(self._failures, 10))
+        self._used = self._used or held is not None
+        longest_s = MAX_BACKOFF_S if self._used else EMPTY_HANDED_S
+        delay_s = min(longest_s, MIN_BACKOFF_S * 2.0 ** min(self._failures, 10))
         self._failures += 1
-        self._timer = self._scheduler.call_later(delay_s * (1 + JITTER_RATIO * (2 * self._rng.random() - 1)), self._ask)
-        if found.absent and self._resolver is None and self._new_ordinary is not None:
+        self._ask_in(delay_s * (1 + JITTER_RATIO * (2 * self._rng.random() - 1)))
+        if found.absent and self._resolver is None:
             self._resolver = self._new_ordinary()
             self._resolver.start(self)
         elif held is not None:
@@ -154,10 +165,13 @@ class AskedResolver:
         if self._error is not None:
             causes += self._error.causes
         if answer.absent:
-            summary = "neither a Service nor a host name" if self._error is not None else "no such Service"
-            listener.on_error(ServiceNotFoundError(self._title, causes, summary=summary))
+            listener.on_error(ServiceNotFoundError(self._title, causes, summary="neither a Service nor a host name"))
         else:
             listener.on_error(ResolveError(self._title, causes, summary="the cluster's DNS does not answer"))
+
+    def _ask_in(self, delay_s: float) -> None:
+        self._cancel()
+        self._timer = self._scheduler.call_later(delay_s, self._ask)
 
     def _cancel(self) -> None:
         if self._timer is not None:

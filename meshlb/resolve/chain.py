@@ -16,6 +16,10 @@ the Service               read after the first slices or their refusal, so that 
 the environment           when the API and DNS both failed, or said nothing for ``PATIENCE_S``
 ========================  ==========================================================================================================
 
+DNS lists pods without their port's number. While slices may still say it (``API_PATIENCE_S``, or until their first error) no guess is
+dialled. Sources contradict each other when a Service is changed or made anew: a port that nobody can map at the moment, a Service
+that has slices and cannot be read, leave the published pods and the last choice of a port as they are.
+
 A port may depend on the Service itself (several ports, an authority without a written number): slices then wait for it, though
 never longer than ``PATIENCE_S``. A Service that nobody knows is told as an error as soon as everybody has answered, with what each
 said; everybody goes on being asked, so it recovers by itself.
@@ -41,11 +45,12 @@ from meshlb.resolve.kubernetes.feed import ServiceSlices
 from meshlb.resolve.kubernetes.transport import SourceError
 from meshlb.resolve.kubernetes.wire import ServiceRecord
 from meshlb.resolve.publish import Publisher
-from meshlb.resolve.ranking import Known, ServiceName, Source, Verdict, decide, is_headless
+from meshlb.resolve.ranking import Concern, Known, ServiceName, Source, Verdict, decide, is_headless, service_is_outdated
 from meshlb.resolve.settings import Fallback
 from meshlb.resolve.sources import Closable, DnsSource, SlicesSource
 from meshlb.resolve.virtual_ip import VirtualIp
 
+API_PATIENCE_S = 2.0  # a first list takes well under one, with the import of the client
 PATIENCE_S = 0.25  # an in-cluster answer takes milliseconds; beyond this the next best is used meanwhile
 STALE_S = 30.0  # an API server that restarts is back by then
 REREAD_S = 10.0
@@ -101,6 +106,7 @@ class ServiceResolver:
         self._listener = listener
         self._publisher = Publisher(listener, self._scheduler)
         self._after("patience", PATIENCE_S, self._lose_patience)
+        self._after("api patience", API_PATIENCE_S, self._evaluate)
         if self._kubernetes is not None:
             self._watch = self._kubernetes.watch(self.want.namespace, self.want.service, self)
         self._steer_dns()
@@ -134,14 +140,14 @@ class ServiceResolver:
         self._version = slices.resource_version
         self._hearing.slices.answered(self._scheduler.now_s())
         self._cancel("stale")
-        service = self._hearing.service
-        if not (service.satisfied or (service.error is not None and service.error.kind == "forbidden")) or self._ports_differ():
+        if self._should_read_service():
             self._read_service()
         self._evaluate()
 
     def _forget(self) -> None:
         """A Service loses its last slice when it is deleted; one that takes its name may be of another kind."""
-        self._known = Known(env=self._known.env, seen=True)
+        self._known = Known(env=self._known.env, seen=True, chosen=self._known.chosen)
+        self._service_asked_s = None
         self._hearing.service = Told(used=self._hearing.service.used)
         self._hearing.dns = Told(used=self._hearing.dns.used)
 
@@ -154,10 +160,10 @@ class ServiceResolver:
             self._read_service()
         self._evaluate()
 
-    def on_addresses(self, endpoints: EndpointSet, together: bool) -> None:
-        """An answer of DNS."""
+    def on_addresses(self, endpoints: EndpointSet, together: bool, answer: tuple[str, ...]) -> None:
+        """DNS's addresses changed; ``answer`` are those of its last answer alone."""
         addresses = tuple(endpoint.host for endpoint in endpoints.endpoints)
-        known = replace(self._known, addresses=addresses)
+        known = replace(self._known, addresses=addresses, answer=answer)
         self._known = replace(known, dns_lists_pods=known.dns_lists_pods or together or is_headless(known) is True)
         self._hearing.dns.answered(self._scheduler.now_s())
         self._evaluate()
@@ -173,7 +179,8 @@ class ServiceResolver:
             self._hearing.service.failed(error, self._scheduler.now_s())
         else:
             self._hearing.service.answered(self._scheduler.now_s())
-            self._known = replace(self._known, service=record)
+            if record is not None or not self._known.slices:  # who still has slices was not deleted: they would go with it
+                self._known = replace(self._known, service=record)
         self._cancel("service wait")
         low_s, high_s = REFRESH_S
         self._after("service", low_s + (high_s - low_s) * self._rng.random(), self._read_service)
@@ -209,12 +216,12 @@ class ServiceResolver:
         names = {port.name for record in self._known.slices or () for port in record.ports}
         return not self.want.port.number or len(names) > 1
 
-    def _ports_differ(self) -> bool:
-        service = self._known.service
-        if service is None:
-            return False
-        names = {port.name for port in service.ports}
-        return any(port.name not in names for record in self._known.slices or () for port in record.ports)
+    def _should_read_service(self) -> bool:
+        """It was not read yet, and may be; or what was read does not fit the slices."""
+        told, known = self._hearing.service, self._known
+        if not told.satisfied:
+            return told.error is None or told.error.kind != "forbidden" or service_is_outdated(known)
+        return service_is_outdated(known) or (known.service is None and bool(known.slices))
 
     def _steer_dns(self) -> None:
         """Poll DNS while it may matter, and only then."""
@@ -247,14 +254,42 @@ class ServiceResolver:
         verdict = decide(replace(known, slices=None) if waits else known, self.want, cluster_ip=self._fallback.enabled)
         racing = waits or hearing.slices.pending or (self._dns is not None and hearing.dns.pending)
         self._verdict = verdict
-        if verdict.source is Source.NOTHING:
+        if verdict.selector is not None and verdict.pods:
+            self._known = replace(known, chosen=verdict.selector)
+        if self._pods_may_still_be_told(verdict, waits):
+            self._keep_pods()
+        elif verdict.source is Source.NOTHING:
+            self._keep_pods()
             if not racing or (verdict.port_wrong and known.slices and not waits):
                 self._tell_error(explain.why_nothing(verdict, self.want, known, hearing))
+                self._take_back_a_guess(verdict)
+                self._advise(verdict)
         elif verdict.source is not Source.ENVIRONMENT or self._impatient or not racing:
             self._tell(verdict)
             if not (waits or hearing.slices.pending):
                 self._advise(verdict)
         self._steer_dns()
+
+    def _pods_may_still_be_told(self, verdict: Verdict, waits: bool) -> bool:
+        """Slices are about to say better than ``verdict``, so that it is not worth a change, or a port that is a guess."""
+        assert self._publisher is not None
+        published = self._publisher.published
+        if waits and published is not None and published.source == Source.KUBERNETES.value:
+            return True
+        return Concern.DNS_PORT in verdict.concerns and self._hearing.slices.pending and "api patience" in self._timers
+
+    def _keep_pods(self) -> None:
+        """Nobody says that there are none any more: what is published stays."""
+        assert self._publisher is not None
+        self._publisher.withdraw_empty()
+
+    def _take_back_a_guess(self, verdict: Verdict) -> None:
+        """DNS was first, and the number was dialled on the ClusterIP; now the Service itself says that it has no such port."""
+        assert self._publisher is not None
+        published = self._publisher.published
+        guessed = (Source.CLUSTER_IP.value, Source.ENVIRONMENT.value)
+        if verdict.port_wrong and self._known.service is not None and published is not None and published.source in guessed:
+            self._publisher.offer(EndpointSet((), Source.KUBERNETES.value, note=verdict.problem))
 
     def _tell(self, verdict: Verdict) -> None:
         assert self._publisher is not None
@@ -269,6 +304,7 @@ class ServiceResolver:
             verdict.pods if by_pods else connections,
             verdict.source.value,
             version=self._version if verdict.source is Source.KUBERNETES else "",
+            authoritative=verdict.source is Source.KUBERNETES,  # DNS names no Service without ready pods, the others no pods
             fallback=connections if by_pods else (),
             service_port=verdict.service_port,
             note=verdict.note,
@@ -354,7 +390,7 @@ class _DnsListener:
         self._source = source
 
     def on_endpoints(self, endpoints: EndpointSet, /) -> None:
-        self._chain.on_addresses(endpoints, self._source.together)
+        self._chain.on_addresses(endpoints, self._source.together, self._source.answer)
 
     def on_error(self, error: ResolveError, /) -> None:
         self._chain.on_dns_error(error)

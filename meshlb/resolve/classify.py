@@ -6,13 +6,15 @@ target                             in a cluster                          elsewhe
 ``k8s:``                           a Service                             a Service (the error says that no cluster is configured)
 ``.svc``, ``.svc.<this zone>``     a Service                             an ordinary name
 ``.svc.<another zone>``            an ordinary name                      an ordinary name
+one or two labels, a port's name   a Service                             an error: an ordinary name has no such port
 one or two labels                  asked of the cluster's DNS            an ordinary name
 anything else                      an ordinary name or an address        the same
 =================================  ====================================  =======================================================
 
 *In a cluster*: ``KUBERNETES_SERVICE_HOST`` is set, resolv.conf has a ``svc.`` entry, or the configuration names a kubeconfig or
-nameservers. *Asked*: ``asked``. Two things need no question: a Service that the kubelet put into the environment (of this pod's own
-namespace), and any one or two labels where DNS is not among the sources, since then there is nobody to ask.
+nameservers. *Asked*: ``asked``. A Service that the kubelet put into the environment (of this pod's own namespace) needs no question.
+Where DNS is not among the sources there is nobody to ask: one or two labels are then an ordinary name (``example.com:443`` must not
+list in namespace ``com``), unless the port has a name (``http`` and ``https`` apart) or the environment knows the Service.
 
 *Zone*: what is configured, else resolv.conf's ``svc.`` entry, else ``cluster.local``. *Namespace* of a name without one: what is
 configured, else the service account's, else resolv.conf's, else ``default``.
@@ -94,14 +96,14 @@ class Classifier:
             protocol=target.protocol,
             pod=target.pod,
         )
-        env = EnvService.of(want.service, self._environ) if want.namespace == self._own_namespace and not want.pod else None
-        if target.explicit_service or env is not None or not self._uses_dns:
+        env = self._env(target)
+        if target.explicit_service or env is not None or _needs_service(target):
             return self._service(want, env)
         return AskedResolver(
             str(target),
             ask=lambda done: self._ask(want, done),
             new_service=lambda: self._service(want, env),
-            new_ordinary=None if _needs_service(target) else lambda: self._ordinary(target),
+            new_ordinary=lambda: self._ordinary(target),
             scheduler=self._scheduler,
             rng=self._rng,
         )
@@ -158,7 +160,15 @@ class Classifier:
     def _may_be_service(self, target: Target) -> bool:
         if not target.service or (target.zone and target.zone != self.zone):
             return False
-        return target.scheme == "k8s" or self.in_cluster
+        if target.scheme == "k8s":
+            return True
+        certain = self._uses_dns or target.explicit_service or _needs_service(target)
+        return self.in_cluster and (certain or self._env(target) is not None)
+
+    def _env(self, target: Target) -> EnvService | None:
+        """What the environment says of it: only of this pod's own namespace, and never of one pod."""
+        own = (target.namespace or self.namespace) == self._own_namespace
+        return EnvService.of(target.service, self._environ) if own and not target.pod else None
 
     def _refuse_port_name(self, target: Target) -> None:
         """The parser lets port names pass where it could not know that there is no Service."""
@@ -209,7 +219,10 @@ class Classifier:
         """The one source for all Services of this configuration; None if nobody configured a cluster."""
         if self._kubernetes is None and credentials_of(self._discovery, self._environ) is not None:
             self._kubernetes = KubernetesSource(
-                lambda: connect(self._discovery, environ=self._environ), self._scheduler, self._rng, import_gate=import_gate
+                lambda: connect(self._discovery, environ=self._environ, import_gate=import_gate),
+                self._scheduler,
+                self._rng,
+                import_gate=import_gate,
             )
         return self._kubernetes
 

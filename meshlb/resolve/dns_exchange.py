@@ -134,6 +134,8 @@ def _read(name: str, response: dns.message.Message, complete: bool) -> Lookup:
         return Lookup(name=name, found=Found.FAILED, reason=f"an answer that cannot be followed: {error}")
     canonical_name = chain.canonical_name.to_text(omit_final_dot=True).lower()
     ttl_s = min(float(chain.minimum_ttl), MAX_TTL_S)  # the least along the aliases; of a denial the SOA's
+    if chain.answer is None and not any(rrset.rdtype == dns.rdatatype.SOA for rrset in response.authority):
+        ttl_s = 0.0  # RFC 2308, 5: a denial without an SOA is not to be remembered
     if chain.answer is not None:
         addresses = tuple(sorted({record.address for record in chain.answer}))
         return Lookup(

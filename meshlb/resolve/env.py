@@ -38,7 +38,7 @@ class EnvService:
 
     @classmethod
     def of(cls, service: str, environ: Mapping[str, str]) -> EnvService | None:
-        """None if the environment does not know the Service."""
+        """None if the environment does not know the Service: the kubelet writes a host and at least one port."""
         prefix = _variable(service)
         host = _ip(environ.get(f"{prefix}_SERVICE_HOST", ""))
         numbers: set[int] = set()
@@ -57,7 +57,7 @@ class EnvService:
                 if address == host:
                     numbers.add(_number(url["port"]))
         numbers.discard(0)
-        return cls(host, frozenset(numbers), names) if host else None
+        return cls(host, frozenset(numbers), names) if host and numbers else None
 
     def port_for(self, ref: PortRef, protocol: str) -> int:
         """The Service's own port for what was written. Raises PortChoiceError."""

@@ -37,10 +37,12 @@ class PolledResolver:
         scheduler: Scheduler,
         rng: Rng,
         empty_grace_s: float = 60.0,
+        may_hang: bool = False,
     ) -> None:
         self._host = host
         self._port = port
         self._look_up = look_up
+        self._may_hang = may_hang
         self._source = source
         self._scheduler = scheduler
         self._polling = Polling(rng, empty_grace_s=empty_grace_s)
@@ -82,7 +84,7 @@ class PolledResolver:
     def _ask(self) -> None:
         self._asking = True
         self._polling.asked(self._scheduler.now_s())
-        self._scheduler.run_blocking(self._look_up, self._heard)
+        self._scheduler.run_blocking(self._look_up, self._heard, may_hang=self._may_hang)
 
     def _heard(self, found: Lookup | None, error: BaseException | None) -> None:
         self._asking = False

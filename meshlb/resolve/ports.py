@@ -39,13 +39,13 @@ DEFAULT_NUMBERS = {"http": 80, "https": 443}  # RFC 9110: what a URL without a p
 
 
 class PortChoiceError(MeshError):
-    """No port, or more than one, is what was asked for; ``offered`` lists those that are there."""
+    """No port, or more than one, is what was asked for; ``offered`` lists those that are there, as far as they are known."""
 
     def __init__(self, asked: str, offered: Iterable[str], hint: str = "") -> None:
         self.asked = asked
         self.offered = tuple(offered)
-        listing = ", ".join(self.offered) if self.offered else "none at all"
-        super().__init__(f"{asked}; the ports are {listing}{hint and '; ' + hint}")
+        listing = f"; the ports are {', '.join(self.offered)}" if self.offered else ""
+        super().__init__(f"{asked}{listing}{hint and '; ' + hint}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

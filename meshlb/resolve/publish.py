@@ -50,6 +50,12 @@ class Publisher:
         else:
             self._wake(self._scheduler.now_s() + COALESCE_S)
 
+    def withdraw_empty(self) -> None:
+        """An emptiness that was offered and not yet published is not true any more; what is instead is not known."""
+        if self._latest is not None and self.published is not None and not eligible(self._latest.endpoints):
+            self._latest = self.published
+            self._empty_since_s = None
+
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()

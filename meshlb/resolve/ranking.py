@@ -55,14 +55,17 @@ class Known:
     """What the sources said last. ``slices`` and ``addresses`` (DNS) are None until they said anything; both may be empty.
 
     ``seen``: some slice mentioned the Service once. ``dns_lists_pods``: DNS showed it, by several addresses in one answer or by one
-    that slices list. ``stale``: see above.
+    that slices list. ``answer``: the last answer of DNS by itself; ``addresses`` also has what only one answer lacked. ``chosen``:
+    the port that worked last. ``stale``: see above.
     """
 
     slices: tuple[SliceRecord, ...] | None = None
     seen: bool = False
     stale: bool = False
     service: ServiceRecord | None = None
+    chosen: PortSelector | None = None
     addresses: tuple[str, ...] | None = None
+    answer: tuple[str, ...] = ()
     dns_lists_pods: bool = False
     env: EnvService | None = None
 
@@ -86,13 +89,14 @@ class Concern(enum.Enum):
 class Verdict:
     """``pods`` if ``source`` is KUBERNETES or DNS; ``virtual_ip`` (host, port) is what to use instead, or to fall back to.
 
-    ``problem``: why there is nothing, or why the port cannot be found (``port_wrong``); a published set stays as it is then.
+    ``selector``: the port that was chosen for pods of slices. ``problem``: why there is nothing, or why the port cannot be found (``port_wrong``); a published set stays as it is then.
     """
 
     source: Source
     pods: tuple[Endpoint, ...] = ()
     virtual_ip: tuple[str, int] | None = None
     service_port: int = 0
+    selector: PortSelector | None = None
     note: str = ""
     problem: str = ""
     port_wrong: bool = False
@@ -136,7 +140,7 @@ def _by_slices(known: Known, want: ServiceName) -> Verdict | None:
     if slices is None or (not slices and not known.seen and not _selects_pods(known.service)):
         return None
     headless = is_headless(known)
-    selector = select(want.port, want.protocol, known.service, (record.ports for record in slices), _told_port(known, want))
+    selector = _select(known, want, slices)
     if selector is None:
         verdict = _by_virtual_ip(known, want)
         if verdict is None:
@@ -151,8 +155,30 @@ def _by_slices(known: Known, want: ServiceName) -> Verdict | None:
         pods += _unlisted(known, pods)
     virtual_ip = _virtual_ip(known, want, selector) if eligible(pods) else None
     return Verdict(
-        source=Source.KUBERNETES, pods=pods, virtual_ip=virtual_ip, service_port=selector.service_port, note=_count(pods, want)
+        source=Source.KUBERNETES,
+        pods=pods,
+        virtual_ip=virtual_ip,
+        service_port=selector.service_port,
+        selector=selector,
+        note=_count(pods, want),
     )
+
+
+def _select(known: Known, want: ServiceName, slices: tuple[SliceRecord, ...]) -> PortSelector | None:
+    """By the Service's word; where that is missing or older than the slices, by the last choice or by the slices alone."""
+    ports, told = [record.ports for record in slices], _told_port(known, want)
+    if want.port.is_target or (known.service is not None and not service_is_outdated(known)):
+        return select(want.port, want.protocol, known.service, ports, told)
+    listed = {port.name for record in slices if record.endpoints for port in record.ports}
+    if known.chosen is not None and known.chosen.name in listed:
+        return known.chosen
+    return select(want.port, want.protocol, None, ports, told)
+
+
+def service_is_outdated(known: Known) -> bool:
+    """Slices name a port that the Service did not have when it was read: it was changed since."""
+    names = {port.name for port in known.service.ports} if known.service is not None else set()
+    return bool(names) and any(port.name not in names for record in known.slices or () for port in record.ports)
 
 
 def _by_dns(known: Known, want: ServiceName, cluster_ip: bool) -> Verdict | None:
@@ -191,8 +217,11 @@ def _by_virtual_ip(known: Known, want: ServiceName) -> Verdict | None:
     if not number and known.env is not None:
         number = known.env.port_for(want.port, want.protocol)
     if not number:
-        asked = f"target port {want.port.number}" if want.port.is_target else f"port {want.port or 'any'}"
-        hint = "write the Service's port number, or allow this client to list EndpointSlices and to get the Service"
+        asked = f"target port {want.port.number}" if want.port.is_target else f"port {want.port}" if want.port else "its port"
+        name = f"{want.service}.{want.namespace}"
+        hint = (
+            f"write the Service's port number ({name}:NUMBER), or allow this client to list EndpointSlices and to get the Service"
+        )
         raise PortChoiceError(f"{host} may be the ClusterIP, and the Service's number for {asked} is not known", (), hint)
     told_by_env = known.service is None and not known.addresses
     source = Source.ENVIRONMENT if told_by_env else Source.CLUSTER_IP
@@ -211,7 +240,7 @@ def _virtual_ip_host(known: Known, want: ServiceName) -> str:
     if known.service is not None:
         return known.service.cluster_ips[0] if known.service.cluster_ips else ""
     if known.addresses is not None:
-        return known.addresses[0] if known.addresses else ""
+        return (known.answer or known.addresses)[0] if known.addresses else ""
     return known.env.host if known.env is not None else ""
 
 

@@ -22,6 +22,7 @@ class SlicesSource(Protocol):
 
 
 class DnsSource(Resolver, Protocol):
-    """``service_dns.ServiceDns``: addresses with port 0; ``together`` if one answer held several."""
+    """``service_dns.ServiceDns``: addresses with port 0; ``together`` if one answer held several; ``answer`` is the last one."""
 
     together: bool
+    answer: tuple[str, ...]

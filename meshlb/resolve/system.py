@@ -6,7 +6,8 @@ see ``polled`` for the other.
 
 It says "no such name" also when a server is down or misconfigured, so an error never empties what is known.
 
-Limits: it may block for as long as resolv.conf allows (10 s and more for one dead server); the helper threads bound how many do.
+Limits: it may block for as long as resolv.conf allows (10 s and more for one dead server); two at a time do (``may_hang``), the
+others wait.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class SystemResolver(PolledResolver):
     """The addresses that the system gives for ``host``, each with ``port``."""
 
     def __init__(self, host: str, port: int, *, scheduler: Scheduler, rng: Rng) -> None:
-        super().__init__(host, port, lambda: system_lookup(host), source="system", scheduler=scheduler, rng=rng)
+        super().__init__(host, port, lambda: system_lookup(host), source="system", scheduler=scheduler, rng=rng, may_hang=True)
 
 
 def system_lookup(host: str) -> Lookup:

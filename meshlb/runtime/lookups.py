@@ -2,16 +2,21 @@
 
 Not ``concurrent.futures``: its threads are joined at exit for as long as a look-up takes, never end before, and its executors do
 not survive a fork.
+
+A few jobs may hang for tens of seconds (the system's own resolver with a dead server); they get half of the threads at most, and
+wait for each other, so that they never keep the others (the cluster's DNS) waiting.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 MAX_THREADS: Final = 4  # a look-up may block for seconds; two names that hang must not keep the others waiting
+MAX_HANGING: Final = 2
 IDLE_S: Final = 10.0
 
 
@@ -28,13 +33,37 @@ class Lookups:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._free = list(range(MAX_THREADS, 0, -1))
         self._outstanding = 0  # submitted and not finished
+        self._hanging = 0  # of these, jobs that may hang
+        self._waiting: deque[Callable[[], None]] = deque()  # jobs that may hang, beyond MAX_HANGING
 
     @property
     def threads(self) -> int:
         return MAX_THREADS - len(self._free)
 
-    def submit(self, job: Callable[[], None]) -> None:
+    def submit(self, job: Callable[[], None], *, may_hang: bool = False) -> None:
         """Run a job that never raises. Raises RuntimeError if no thread is there and the system allows none."""
+        if not may_hang:
+            self._submit(job)
+            return
+        with self._lock:
+            if self._hanging == MAX_HANGING:
+                self._waiting.append(job)
+                return
+            self._hanging += 1
+            try:
+                self._submit(lambda: self._run_hanging(job))
+            except RuntimeError:
+                self._hanging -= 1
+                raise
+
+    def _run_hanging(self, job: Callable[[], None]) -> None:
+        job()
+        with self._lock:
+            self._hanging -= 1
+            if self._waiting:
+                self.submit(self._waiting.popleft(), may_hang=True)
+
+    def _submit(self, job: Callable[[], None]) -> None:
         with self._lock:
             self._outstanding += 1
             if self._free and self._outstanding > self.threads:

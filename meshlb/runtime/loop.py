@@ -98,7 +98,9 @@ class Loop:
             self._post(timer)
         return timer
 
-    def run_blocking(self, work: Callable[[], T], done: Callable[[T | None, BaseException | None], None], /) -> None:
+    def run_blocking(
+        self, work: Callable[[], T], done: Callable[[T | None, BaseException | None], None], /, *, may_hang: bool = False
+    ) -> None:
         """Run ``work`` in a look-up thread, then ``done`` with its result or its error on the discovery thread."""
         if not self._may_post():
             return
@@ -111,7 +113,7 @@ class Loop:
             self._report(lambda: done(result, error))
 
         try:
-            self._lookups.submit(job)
+            self._lookups.submit(job, may_hang=may_hang)
         except RuntimeError as raised:  # the system has no thread left for us
             refused = raised
             self._report(lambda: done(None, refused))

@@ -79,7 +79,9 @@ class ManualLoop:
             self._timers.sort(key=lambda pending: pending.when_s)  # stable: equal times keep their order
         return timer
 
-    def run_blocking(self, work: Callable[[], T], done: Callable[[T | None, BaseException | None], None], /) -> None:
+    def run_blocking(
+        self, work: Callable[[], T], done: Callable[[T | None, BaseException | None], None], /, *, may_hang: bool = False
+    ) -> None:
         def job() -> None:
             try:
                 result, error = work(), None

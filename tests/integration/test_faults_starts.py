@@ -255,6 +255,38 @@ def test_a_service_without_a_ready_pod_says_so_and_a_patient_call_waits_for_one(
         empty.delete()
 
 
+def test_a_headless_service_without_a_ready_pod_says_so_though_dns_has_no_such_name(cluster: FakeCluster) -> None:
+    """A port's name is only a Service's, so the API server is asked, whatever DNS says."""
+    empty = cluster.service("hollow", replicas=1, headless=True)
+    empty.pods[0].set_ready(False)
+    try:
+        with program(cluster, "hollow.shop:grpc") as client:
+            assert_refused(client.call(), "hollow.shop", "none ready", kind=meshlb.NoEndpointError)
+    finally:
+        empty.delete()
+
+
+def test_a_short_name_with_a_ports_name_needs_no_dns(cluster: FakeCluster, orders: FakeService) -> None:
+    """DNS down at the start, the API server well: ``orders.shop:grpc`` is a Service all the same."""
+    cluster.dns.stop()
+    with program(cluster, TARGET) as client:
+        assert_served(client.call())
+        assert client.source == "kubernetes"
+
+
+def test_a_headless_services_pods_are_never_dialled_at_the_services_port(cluster: FakeCluster) -> None:
+    """Port != targetPort, and DNS answers first while the API server is slow: no call is refused."""
+    headless = cluster.service("inner", replicas=2, headless=True)
+    assert headless.port != headless.pods[0].port
+    try:
+        for _ in range(3):
+            with program(cluster, f"inner.shop.svc:{headless.port}") as client:
+                assert_served(client.call(), 2 * SOON_S)
+                assert client.source == "kubernetes"
+    finally:
+        headless.delete()
+
+
 def test_the_first_call_does_not_wait_for_sources_that_stay_silent(cluster: FakeCluster, orders: FakeService) -> None:
     """DNS silent, the API server well: the pods answer long before any timeout."""
     cluster.dns.fail("TIMEOUT")

@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from meshlb.resolve.kubernetes import api_client
 from meshlb.resolve.kubernetes.api_client import KubernetesApi
 from meshlb.resolve.kubernetes.connections import interruptible, prepare, tls_context
 from meshlb.resolve.kubernetes.credentials import Kubeconfig, ServiceAccount, blank_configuration
@@ -274,7 +275,27 @@ def test_nobody_listening_is_an_error_that_says_so(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     client = KubernetesApi(kubeconfig(tmp_path, f"http://127.0.0.1:{port}"))
-    with pytest.raises(ApiError, match="refused"):
+    with pytest.raises(ApiError) as error:
+        client.get("/x", (), Interrupt())
+    assert str(error.value) == f"cannot reach the API server at http://127.0.0.1:{port}: connection refused"
+
+
+@pytest.mark.parametrize("verb", ["get", "watch"])
+def test_a_page_for_people_is_no_answer(serve: Callable[..., Server], tmp_path: Path, verb: str) -> None:
+    """A portal or a proxy answers anything with 200 and HTML."""
+    server = serve(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 7\r\n\r\n<html>\n")
+    client = api(tmp_path, server)
+    with pytest.raises(ApiError, match="text/html"):
+        client.get("/x", (), Interrupt()) if verb == "get" else next(client.watch("/x", (), Interrupt(), read_timeout_s=1.0))
+
+
+def test_an_answer_without_an_end_is_given_up(
+    serve: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory of the program is not the server's."""
+    monkeypatch.setattr(api_client, "MAX_ANSWER", 100_000)
+    client = api(tmp_path, serve(b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b" " * 200_000))
+    with pytest.raises(ApiError, match="over 100000 bytes"):
         client.get("/x", (), Interrupt())
 
 

@@ -288,7 +288,7 @@ def test_a_service_is_read_with_its_cluster_ip_and_ports(cluster: FakeCluster, m
     assert {port.name: port.port for port in record.ports} == {"grpc": 50051, "http": 8088}
     assert client.get_service("absent") == (None, None)
     cluster.permit()
-    record, error = client.get_service("orders")
+    record, error = client.get_service("pay")
     assert (record, error.kind) == (None, "forbidden")
 
 

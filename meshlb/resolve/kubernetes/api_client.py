@@ -27,6 +27,7 @@ from meshlb.resolve.kubernetes.transport import ApiError, CredentialsError, Inte
 
 CONNECT_TIMEOUT_S: Final = 3.0
 READ_TIMEOUT_S: Final = 15.0
+MAX_ANSWER: Final = 256 * 2**20  # a list of 100,000 endpoints is about 50 MiB
 _CHUNK: Final = 65536
 _MAX_LINE: Final = 16 * 2**20  # etcd's limit for one object is 1.5 MiB; more without a line's end is no watch
 _MAX_REFUSAL: Final = 65536
@@ -63,7 +64,7 @@ class KubernetesApi:
 
     def get(self, path: str, query: Query, interrupt: Interrupt) -> bytes:
         with self._answer(path, query, interrupt, "gzip") as response:
-            return bytes(response.read(decode_content=True))
+            return _whole(response.stream(_CHUNK, decode_content=True))
 
     def watch(self, path: str, query: Query, interrupt: Interrupt, *, read_timeout_s: float) -> Generator[list[bytes]]:
         with self._answer(path, query, interrupt, "identity") as response:
@@ -111,20 +112,32 @@ class KubernetesApi:
         response = None
         try:
             with interruptible(interrupt):
-                response = manager.request(
-                    "GET", url, headers=headers, timeout=timeout, preload_content=False, retries=False, redirect=False
-                )
+                # retries=False: urllib3 would sleep through a Retry-After and follow redirects, whoever they lead to.
+                response = manager.request("GET", url, headers=headers, timeout=timeout, preload_content=False, retries=False)
                 if response.status != 200:
                     body = response.read(_MAX_REFUSAL, decode_content=True)
                     refusal = parse_refusal(body, response.status, response.headers.get("Retry-After", ""))
                     raise ApiError(str(refusal), refusal)
+                kind = response.headers.get("Content-Type", "")
+                if kind and not kind.startswith("application/json"):
+                    raise ApiError(f"an answer of type {kind:.80}, which is no API server's")
                 yield response
         except (urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError) as error:
             self._distrusted = self._distrusted or isinstance(error, urllib3.exceptions.SSLError)
-            raise ApiError(_reason(error, token)) from None
+            raise ApiError(_unreached(error, self._base) or _reason(error, token)) from None
         finally:
             if response is not None:
                 _give_back(response)
+
+
+def _whole(chunks: Iterable[bytes]) -> bytes:
+    """An answer, unless it is larger than any cluster's."""
+    whole = bytearray()
+    for chunk in chunks:
+        whole += chunk
+        if len(whole) > MAX_ANSWER:
+            raise ApiError(f"an answer of over {MAX_ANSWER} bytes")
+    return bytes(whole)
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[list[bytes]]:
@@ -160,6 +173,17 @@ def _reason(error: Exception, token: str) -> str:
     text = f"{type(error).__name__}: {error}"
     secret = token.rpartition(" ")[2]
     return text.replace(secret, "…") if secret else text
+
+
+def _unreached(error: Exception, server: str) -> str:
+    """The plain words for a connection that was never made; empty for any other failure."""
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+    if not isinstance(error, (ConnectTimeoutError, NewConnectionError)):
+        return ""
+    cause = error.__cause__ or error.__context__
+    what = cause.strerror if isinstance(cause, OSError) and cause.strerror else "no answer in time"
+    return f"cannot reach the API server at {server}: {what[:1].lower()}{what[1:]}"
 
 
 def _proxy(manager: Any) -> str:

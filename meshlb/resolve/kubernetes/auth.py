@@ -7,16 +7,21 @@ must not start to talk to whichever cluster was used last.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 from meshlb.resolve.kubernetes.api_client import KubernetesApi
 from meshlb.resolve.kubernetes.credentials import Kubeconfig, ServiceAccount
 from meshlb.resolve.kubernetes.transport import ApiTransport
 from meshlb.resolve.settings import Discovery
+
+# All that requests import, by us or by the libraries: after this no import is under way that a fork could cut in two.
+_LAZY: Final = ("kubernetes.config", "kubernetes.client.rest", "urllib3.util.ssl_", "encodings.idna")
 
 _log = logging.getLogger("meshlb.resolve.kubernetes")
 
@@ -54,8 +59,6 @@ def connect(
         )
         return None
     with import_gate or contextlib.nullcontext():
-        from kubernetes import config
-        from kubernetes.client import Configuration, rest
-
-        _log.debug("loaded %s, %s, %s", config.__name__, Configuration.__name__, rest.__name__)
+        for module in _LAZY:
+            importlib.import_module(module)
     return KubernetesApi(credentials)

@@ -73,7 +73,7 @@ def prepare(manager: Any, context: ssl.SSLContext) -> None:
     keywords = manager.connection_pool_kw
     for name in ("ca_certs", "ca_cert_data", "cert_file", "key_file"):  # they are in the context
         keywords.pop(name, None)
-    keywords.update(ssl_context=context, socket_options=socket_options(), maxsize=POOL_SIZE, block=False, retries=False)
+    keywords.update(ssl_context=context, socket_options=socket_options(), maxsize=POOL_SIZE, block=False)
     manager.pool_classes_by_scheme = {
         scheme: type(f"Interruptible{pool.__name__}", (pool,), {"ConnectionCls": _interruptible(pool.ConnectionCls)})
         for scheme, pool in manager.pool_classes_by_scheme.items()
@@ -107,11 +107,8 @@ def _interruptible(connection_class: Any) -> Any:
 
 def _arm(connection: Any) -> None:
     interrupt: Interrupt | None = getattr(_current, "interrupt", None)
-    if interrupt is None:
-        return
-    if interrupt.fired:
-        raise ConnectionAbortedError("interrupted")
-    interrupt.arm(lambda: _shut_down(connection.sock))
+    if interrupt is not None:
+        interrupt.arm(lambda: _shut_down(connection.sock))
 
 
 def _shut_down(sock: Any) -> None:

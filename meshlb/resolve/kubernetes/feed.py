@@ -17,7 +17,7 @@ from typing import Protocol
 from meshlb.core.scheduler import Scheduler
 from meshlb.resolve.kubernetes.slices import SliceReducer
 from meshlb.resolve.kubernetes.transport import SourceError
-from meshlb.resolve.kubernetes.wire import SliceEvent, SliceRecord
+from meshlb.resolve.kubernetes.wire import Removal, SliceEvent, SliceRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +85,15 @@ class Feed:
             self._tell_state()
         self.recover()
 
-    def apply(self, event: SliceEvent) -> None:
+    def apply(self, event: SliceEvent | Removal) -> None:
         """An event of the watch."""
         if self._reducer.apply(event):
-            self._version = event.slice.resource_version
+            self._version = event.resource_version
             self._tell_state()
+
+    def has(self, name: str) -> bool:
+        """Is the slice of this name one of the Service's?"""
+        return name in self._reducer
 
     def recover(self) -> None:
         """What is known is up to date again."""

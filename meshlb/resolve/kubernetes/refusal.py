@@ -12,6 +12,7 @@ from typing import Any, Final
 from meshlb.resolve.kubernetes.fields import WireError, document, read
 
 _MESSAGE_LENGTH: Final = 500  # a proxy may answer with a whole page
+_LONGEST_S: Final = 86400  # nobody means more; a number of 400 digits is no float
 
 # A Status may lack its code; its reason then tells.
 _CODES: Final[Mapping[str, int]] = {
@@ -47,7 +48,7 @@ def parse_refusal(body: bytes, code: int, retry_after: str = "") -> Refusal:
         refusal = of_status(document(body))
     except WireError:
         refusal = Refusal(0, "", " ".join(body.decode("utf-8", "replace").split())[:_MESSAGE_LENGTH])
-    seconds = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0
+    seconds = min(float(retry_after), _LONGEST_S) if retry_after.isascii() and retry_after.isdigit() else 0.0
     return Refusal(code, refusal.reason, refusal.message, max(seconds, refusal.retry_after_s), refusal.too_large_version)
 
 
@@ -60,6 +61,6 @@ def of_status(status: dict[str, Any]) -> Refusal:
         read(status, "code", int, 0) or _CODES.get(reason, 500),
         reason,
         message,
-        float(read(details, "retryAfterSeconds", int, 0)),
+        float(max(0, min(read(details, "retryAfterSeconds", int, 0), _LONGEST_S))),
         "ResourceVersionTooLarge" in causes or "Too large resource version" in message,
     )

@@ -24,21 +24,21 @@ from dataclasses import replace
 
 from meshlb.core.endpoint import Endpoint, Hints
 from meshlb.resolve.kubernetes.versions import is_older
-from meshlb.resolve.kubernetes.wire import SliceEvent, SliceRecord
+from meshlb.resolve.kubernetes.wire import Removal, SliceEvent, SliceRecord
 from meshlb.resolve.ports import PortSelector
 
 
 class SliceReducer:
     """The slices of one Service. Events of the past are recognised by their versions and change nothing.
 
-    Both methods return whether anything is different now, versions aside.
+    ``replace`` and ``apply`` return whether anything is different now, versions aside.
     """
 
     __slots__ = ("_floor", "_slices")
 
     def __init__(self) -> None:
         self._slices: dict[str, SliceRecord] = {}
-        # Everything up to this version is already in: a list's, or that of the latest MODIFIED or DELETED. ADDED does not raise
+        # Everything up to this version is already in: a list's, or that of the latest MODIFIED or removal. ADDED does not raise
         # it, because a watch that begins without a version sends those in no order.
         self._floor = ""
 
@@ -60,15 +60,21 @@ class SliceReducer:
         self._floor = resource_version
         return changed
 
-    def apply(self, event: SliceEvent) -> bool:
+    def __contains__(self, name: str) -> bool:
+        return name in self._slices
+
+    def apply(self, event: SliceEvent | Removal) -> bool:
+        if isinstance(event, Removal):
+            if self._is_past(event.resource_version, self._slices.get(event.name)):
+                return False
+            self._floor = event.resource_version
+            return self._slices.pop(event.name, None) is not None
         record = event.slice
         known = self._slices.get(record.name)
         if self._is_past(record.resource_version, known):
             return False
         if event.type != "ADDED":
             self._floor = record.resource_version
-        if event.type == "DELETED":
-            return self._slices.pop(record.name, None) is not None
         self._slices[record.name] = record
         return known is None or _differ(known, record)
 

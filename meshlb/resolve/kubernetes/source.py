@@ -4,7 +4,8 @@ Nothing happens before the first ``watch`` or ``get_service``. Then a helper thr
 the credentials (``connect``); where no cluster is configured, everybody is told so once and nothing is ever tried.
 
 Services are read one after the other in a single helper thread: they are wanted at start and rarely later, and when the API server
-is away, the first failure answers for all who wait.
+is away, the first failure answers for all who wait. A record is told again for ``SERVICE_LINGER_S``, and everybody who waits for
+the same Service hears the same answer; still, no more than ``SERVICES_PER_S`` are read a second.
 
 A Service that nobody wants any more is kept for ``linger_s``: programs that make a channel for each call would otherwise cause a
 list and a watch for each.
@@ -22,12 +23,12 @@ from functools import partial
 from typing import Any, Final
 
 from meshlb.core.clock import Rng
-from meshlb.core.scheduler import Scheduler
+from meshlb.core.scheduler import Scheduler, Timer
 from meshlb.errors import ClosedError
 from meshlb.resolve.kubernetes.backoff import Backoff, Waits
 from meshlb.resolve.kubernetes.feed import Feed, ServiceSlices, SlicesListener
 from meshlb.resolve.kubernetes.requests import service_path
-from meshlb.resolve.kubernetes.stream import NamespaceStream
+from meshlb.resolve.kubernetes.stream import ANSWER_S, NamespaceStream
 from meshlb.resolve.kubernetes.transport import ApiError, ApiTransport, Interrupt, SourceError, as_api_error
 from meshlb.resolve.kubernetes.watch import SILENCE_S, ListWatch
 from meshlb.resolve.kubernetes.wire import ServiceRecord, parse_service
@@ -35,6 +36,10 @@ from meshlb.resolve.kubernetes.wire import ServiceRecord, parse_service
 __all__ = ["KubernetesSource", "ServiceDone", "ServiceSlices", "SlicesListener", "SourceError", "Subscription"]
 
 LINGER_S: Final = 5.0
+CONNECT_S: Final = 10.0  # a kubeconfig's plugin may ask the network, or a person
+SERVICE_LINGER_S: Final = 10.0
+SERVICES_PER_S: Final = 5
+SILENT_PLUGIN: Final = SourceError("config", "the credentials plugin does not answer")
 ABSENT: Final = SourceError("absent", "no Kubernetes API is configured")
 
 ServiceDone = Callable[[ServiceRecord | None, SourceError | None], None]
@@ -82,6 +87,11 @@ class KubernetesSource:
         self._streams: dict[str, NamespaceStream] = {}
         self._wanted: deque[tuple[str, str, ServiceDone]] = deque()
         self._reading: Interrupt | None = None
+        self._records: dict[tuple[str, str], tuple[float, ServiceRecord]] = {}  # until when it is told without a request
+        self._reads_s: deque[float] = deque(maxlen=SERVICES_PER_S)
+        self._paced: Timer | None = None
+        self._reading_deadline: Timer | None = None
+        self._connecting_deadline: Timer | None = None
         self._transport: ApiTransport | None = None
         self._waits: Waits | None = None
         self._connecting = False
@@ -111,9 +121,16 @@ class KubernetesSource:
             self._scheduler.call_later(self._linger_s, partial(self._drop_if_unwanted, feed))
 
     def get_service(self, namespace: str, name: str, done: ServiceDone) -> None:
-        """Read a Service once: ``done`` hears its record, or an error, or neither if there is no such Service."""
+        """Read a Service once: ``done`` hears its record, or an error, or neither if there is no such Service.
+
+        The record may be ``SERVICE_LINGER_S`` old.
+        """
         if self._closed:
             raise ClosedError("the Kubernetes source is closed")
+        until_s, record = self._records.get((namespace, name), (0.0, None))
+        if record is not None and self._scheduler.now_s() < until_s:
+            self._scheduler.call_soon(partial(done, record, None))
+            return
         self._wanted.append((namespace, name, done))
         if self._trouble is not None:
             self._answer_all(self._trouble)
@@ -131,6 +148,9 @@ class KubernetesSource:
             feed.close()
         if self._reading is not None:
             self._reading.fire()
+        for timer in (self._paced, self._reading_deadline, self._connecting_deadline):
+            if timer is not None:
+                timer.cancel()
         self._streams.clear()
         self._feeds.clear()
         self._wanted.clear()
@@ -163,6 +183,16 @@ class KubernetesSource:
         if not self._connecting and not self._closed:
             self._connecting = True
             self._scheduler.start_thread("connect", self._load)
+            self._connecting_deadline = self._scheduler.call_later(CONNECT_S, self._overdue_connect)
+
+    def _overdue_connect(self) -> None:
+        """Only the credentials can take so long. It goes on; who waits has other sources to turn to meanwhile."""
+        if not self._connecting or self._closed:
+            return
+        self._trouble = SILENT_PLUGIN
+        for feed in self._feeds.values():
+            feed.fail(SILENT_PLUGIN)
+        self._answer_all(SILENT_PLUGIN)
 
     def _load(self) -> None:
         """In a helper thread: what takes time to import and to read."""
@@ -180,6 +210,8 @@ class KubernetesSource:
 
     def _loaded(self, waits: Waits | None, transport: ApiTransport | None, trouble: SourceError | None) -> None:
         self._connecting = False
+        if self._connecting_deadline is not None:
+            self._connecting_deadline.cancel()
         if self._closed:
             if transport is not None:
                 transport.close()
@@ -215,10 +247,21 @@ class KubernetesSource:
     # -- Services, one at a time
 
     def _read_next(self) -> None:
-        if self._wanted and self._transport is not None and not self._closed:
+        if self._wanted and self._transport is not None and not self._closed and self._reading is None and self._paced is None:
+            now_s = self._scheduler.now_s()
+            free_s = self._reads_s[0] + 1.0 if len(self._reads_s) == SERVICES_PER_S else now_s
+            if free_s > now_s:
+                self._paced = self._scheduler.call_later(free_s - now_s, self._resume_reading)
+                return
+            self._reads_s.append(now_s)
             namespace, name, _ = self._wanted[0]
             self._reading = Interrupt()
             self._scheduler.start_thread("services", partial(self._read, self._transport, namespace, name, self._reading))
+            self._reading_deadline = self._scheduler.call_later(ANSWER_S, partial(self._overdue_service, self._reading))
+
+    def _resume_reading(self) -> None:
+        self._paced = None
+        self._read_next()
 
     def _read(self, transport: ApiTransport, namespace: str, name: str, interrupt: Interrupt) -> None:
         """In a helper thread."""
@@ -235,19 +278,36 @@ class KubernetesSource:
             record = parse_service(text)
         except Exception as raised:  # noqa: BLE001 - see as_api_error
             error = as_api_error(raised)
-        self._scheduler.call_soon(partial(self._read_one, record, error))
+        self._scheduler.call_soon(partial(self._read_one, interrupt, record, error))
 
-    def _read_one(self, record: ServiceRecord | None, error: ApiError | None) -> None:
+    def _overdue_service(self, interrupt: Interrupt) -> None:
+        interrupt.fire()
+        self._read_one(interrupt, None, ApiError(f"no complete answer within {ANSWER_S:g} s"))
+
+    def _read_one(self, interrupt: Interrupt, record: ServiceRecord | None, error: ApiError | None) -> None:
+        if interrupt is not self._reading:
+            return
         self._reading = None
+        if self._reading_deadline is not None:
+            self._reading_deadline.cancel()
         if self._closed or not self._wanted:
             return
         if error is not None and error.refusal is None:
             self._answer_all(error.told)
             return
         missing = error is not None and error.kind == "not_served"
-        _, _, done = self._wanted.popleft()
         trouble = error.told if error is not None and not missing else None
-        self._scheduler.call_soon(partial(done, record, trouble))
+        namespace, name, _ = self._wanted[0]
+        now_s = self._scheduler.now_s()
+        if record is not None:
+            self._records = {key: kept for key, kept in self._records.items() if now_s < kept[0]}
+            self._records[namespace, name] = (now_s + SERVICE_LINGER_S, record)
+        waiting, self._wanted = self._wanted, deque()
+        for want in waiting:
+            if want[:2] == (namespace, name):
+                self._scheduler.call_soon(partial(want[2], record, trouble))
+            else:
+                self._wanted.append(want)
         self._read_next()
 
     def _answer_all(self, trouble: SourceError) -> None:

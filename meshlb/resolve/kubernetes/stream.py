@@ -23,6 +23,7 @@ from meshlb.resolve.kubernetes.watch import ListWatch
 from meshlb.resolve.kubernetes.wire import (
     Event,
     Passed,
+    Removal,
     SliceEvent,
     SliceList,
     SliceRecord,
@@ -31,6 +32,7 @@ from meshlb.resolve.kubernetes.wire import (
     parse_slice_list,
 )
 
+ANSWER_S: Final = 30.0  # a whole list, or the beginning of a watch
 COALESCE_S: Final = 0.01  # a program makes its channels in a row; one list and one new watch serve them all
 MAX_WARNED: Final = 1000  # names of unreadable slices, so that each is logged once and the memory of them is bounded
 
@@ -40,11 +42,16 @@ _log = logging.getLogger("meshlb.resolve.kubernetes")
 class _Run:
     """A request under way."""
 
-    __slots__ = ("interrupt", "request")
+    __slots__ = ("deadline", "interrupt", "request")
 
     def __init__(self, request: ListRequest | WatchRequest) -> None:
         self.request = request
         self.interrupt = Interrupt()
+        self.deadline: Timer | None = None
+
+    def end(self) -> None:
+        if self.deadline is not None:
+            self.deadline.cancel()
 
 
 class NamespaceStream:
@@ -96,11 +103,14 @@ class NamespaceStream:
     def describe(self) -> dict[str, Any]:
         """Plain data for ``status()``."""
         state, now_s = self._list_watch, self._scheduler.now_s()
+        trouble = str(state.trouble) if state.trouble is not None else None
+        if trouble is None and state.held_s(now_s):
+            trouble = f"streams end too often: the next request is made in {state.held_s(now_s):.1f} s"
         return {
             "watching": sorted(state.watching.services) if state.watching is not None and state.opened_s is not None else [],
             "open_for_s": round(now_s - state.opened_s, 3) if state.opened_s is not None else None,
             "resource_version": state.resource_version,
-            "trouble": str(state.trouble) if state.trouble is not None else None,
+            "trouble": trouble,
             "counts": dict(self._counts),
             "services": {name: feed.describe() for name, feed in sorted(self._feeds.items())},
         }
@@ -136,15 +146,25 @@ class NamespaceStream:
             self._scheduler.start_thread(f"{kind}:{self._list_watch.namespace}", partial(read, run))
         except RuntimeError as error:  # the system has no thread left for us
             self._scheduler.call_soon(partial(failed, run, ApiError(f"no thread to read in: {error}")))
+        else:
+            run.deadline = self._scheduler.call_later(ANSWER_S, partial(self._overdue, run, failed))
+
+    def _overdue(self, run: _Run, failed: Callable[[_Run, ApiError], None]) -> None:
+        """No complete list, or no beginning of a watch: each part of it may have come in time."""
+        if run is self._list or (run is self._watch and self._list_watch.opened_s is None):
+            self._abandon(run)
+            failed(run, ApiError(f"no complete answer within {ANSWER_S:g} s"))
 
     def _abandon(self, run: _Run | None) -> None:
         if run is not None:
+            run.end()
             run.interrupt.fire()
 
     def _on_list(self, run: _Run, listed: SliceList) -> None:
         if run is not self._list:
             return
         self._list = None
+        run.end()
         outcome = self._list_watch.on_list(listed.resource_version, self._scheduler.now_s())
         if isinstance(outcome, SourceError):
             self._tell(run.request.services, outcome)
@@ -168,6 +188,7 @@ class NamespaceStream:
         if run is not self._list:
             return
         self._list = None
+        run.end()
         self._counts[f"list failures: {error.kind}"] += 1
         trouble = self._list_watch.on_list_failed(error, self._scheduler.now_s())
         if trouble is not None:
@@ -176,6 +197,7 @@ class NamespaceStream:
 
     def _on_watch_opened(self, run: _Run) -> None:
         if run is self._watch:
+            run.end()
             self._list_watch.on_watch_opened(self._scheduler.now_s())
             for service in self._list_watch.covered:
                 self._feeds[service].recover()
@@ -191,15 +213,28 @@ class NamespaceStream:
                 self._warn(event)
             elif isinstance(event, Passed):
                 self._counts[f"skipped: {event.why}"] += 1
-            if self._list_watch.on_event(event, now_s) and isinstance(event, SliceEvent):
-                self._feeds[event.slice.service].apply(event)
-        if self._timer is None or self._list_watch.trouble is not None:  # a first bookmark starts the watch over silence
+            if self._list_watch.on_event(event, now_s) and isinstance(event, (SliceEvent, Removal)):
+                self._apply(event)
+        unread = any(isinstance(event, Unreadable) for event in events)
+        # A first bookmark starts the watch over silence; what could not be read is to be listed.
+        if self._timer is None or self._list_watch.trouble is not None or unread:
             self._step()
+
+    def _apply(self, event: SliceEvent | Removal) -> None:
+        """To its Service; and a slice that has been given to another Service leaves the one that had it."""
+        owner = event.slice.service if isinstance(event, SliceEvent) else None
+        name = event.slice.name if isinstance(event, SliceEvent) else event.name
+        for feed in self._feeds.values():
+            if feed.service != owner and feed.has(name):
+                feed.apply(Removal(name, event.resource_version))
+        if owner is not None:
+            self._feeds[owner].apply(event)
 
     def _on_watch_ended(self, run: _Run, error: ApiError | None) -> None:
         if run is not self._watch:
             return
         self._watch = None
+        run.end()
         self._counts[f"watch ends: {error.kind if error is not None else 'end of file'}"] += 1
         trouble = self._list_watch.on_watch_ended(error, self._scheduler.now_s())
         if trouble is not None:

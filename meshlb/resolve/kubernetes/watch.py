@@ -25,6 +25,10 @@ the same, but sooner                               back-off, watch again
 anything else (400, 500, ERROR events)             back-off, list again
 =================================================  ==================================================================
 
+A stream in which nothing can be read never lived. A stream that ended cleanly after a second, or was cut after five, does not count
+against the pace: its successor may start at once. An event that cannot be read is followed by a list, which the stream outlives
+until its turn comes.
+
 Once a bookmark came, 150 s without a line are a dead stream: the server sends one about every minute.
 
 Spec: client-go reflector.go; reference sections 3.2, 3.3, 8.3. Deviations: joining services (client-go has one reflector each).
@@ -39,11 +43,14 @@ from meshlb.resolve.kubernetes.backoff import Backoff, Pace, Waits
 from meshlb.resolve.kubernetes.requests import WATCH_TIMEOUT_S, ListRequest, WatchRequest
 from meshlb.resolve.kubernetes.transport import ApiError, SourceError
 from meshlb.resolve.kubernetes.versions import comparable, is_older
-from meshlb.resolve.kubernetes.wire import Bookmark, Event, Passed, SliceEvent
+from meshlb.resolve.kubernetes.wire import Bookmark, Event, Passed, Removal, SliceEvent, Unreadable
 
 SHORT_WATCH_S: Final = 1.0
+CUT_WATCH_S: Final = 5.0
 SILENCE_S: Final = 150.0
 MAX_RETRY_AFTER_S: Final = 60.0  # an API server asks for 1 to 32 s; who asks for an hour is no API server
+_ENDED_SOON: Final = f"a watch ended within {SHORT_WATCH_S:g} s and without an event"
+_ENDED_UNREAD: Final = "a watch ended and nothing in it could be read"
 _NEVER: Final = float("inf")
 
 
@@ -74,6 +81,10 @@ class ListWatch:
         self._ordered = True  # its events are history, not the present state in arbitrary order
         self._bookmarks = False  # this server sends them
         self._lived_since_list = False
+        self._readable: bool | None = None  # does the stream carry what can be read? None: nothing came yet
+        self._doubt_backoff = Backoff(waits.failure, rng)
+        self._relist_at_s = _NEVER  # an event could not be read: what it said is to be learned from a list
+        self.held_until_s = -_NEVER  # the pace lets nothing start before
 
     # -- what is wanted
 
@@ -95,12 +106,18 @@ class ListWatch:
         self._check_health(now_s)
         list_at_s = self._list_due_s()
         watch_at_s = self._watch_due_s(now_s, list_due=list_at_s <= now_s)
-        at_s = max(min(list_at_s, watch_at_s), self._pace.free_s(now_s))
+        due_s = min(list_at_s, watch_at_s)
+        at_s = max(due_s, self._pace.free_s(now_s))
+        self.held_until_s = at_s if due_s <= now_s < at_s else -_NEVER
         if at_s <= now_s:
             self._pace.spend(now_s)
             return self._new_watch() if watch_at_s <= list_at_s else self._new_list()
         at_s = min(at_s, self._health_due_s(now_s))
         return at_s - now_s if at_s < _NEVER else None
+
+    def held_s(self, now_s: float) -> float:
+        """For how long the pace still holds back a request that is due; 0: it does not."""
+        return max(0.0, self.held_until_s - now_s)
 
     # -- what came of it
 
@@ -113,6 +130,8 @@ class ListWatch:
             self._consistent = True
             return self._list_failed(now_s, ApiError(f"a list is older ({resource_version}) than what is known ({asked})"))
         self._consistent = self._renewed = self._lived_since_list = False
+        if not self.covered:
+            self._relist_at_s = _NEVER  # this list says it
         self._settle(resource_version, consistent=not asked)
         listed = request.services & self.services
         self.covered |= listed
@@ -132,23 +151,32 @@ class ListWatch:
     def on_watch_opened(self, now_s: float) -> None:
         self.opened_s = self._heard_s = now_s
         self._spoke = self._renewed = False
+        self._readable = None
 
     def on_event(self, event: Event, now_s: float) -> bool:
-        """Note an event of the stream; True if the slice in it is for its service's reducer."""
+        """Note an event of the stream; True if it is for the reducers: that of its service, or whichever has the removed slice."""
         self._heard_s = now_s
         self._bookmarks = self._bookmarks or isinstance(event, Bookmark)
         self._note_version(event)
-        if not isinstance(event, SliceEvent):
+        if isinstance(event, Unreadable):
+            self._readable = self._readable or False
+            if self._relist_at_s == _NEVER:
+                self._relist_at_s = now_s + self._doubt_backoff.next_s(now_s)
+            return False
+        self._readable = True
+        if not isinstance(event, (SliceEvent, Removal)):
             return False
         self._spoke = True
-        return event.slice.service in self.covered
+        return isinstance(event, Removal) or event.slice.service in self.covered
 
     def on_watch_ended(self, error: ApiError | None, now_s: float) -> SourceError | None:
         """The stream is over (None: a clean end of file). Returns what to tell everybody; None: it is tried again at once."""
         lived = self._lived(now_s)
+        if self._earned(error, now_s):
+            self._pace.grant(1)
         self._lived_since_list = self._lived_since_list or lived
         self.watching = self.opened_s = None
-        error = error or ApiError(f"a watch ended within {SHORT_WATCH_S:g} s and without an event")
+        error = error or ApiError(_ENDED_UNREAD if self._readable is False else _ENDED_SOON)
         refusal = error.refusal
         if refusal is None:
             return None if lived else self._watch_failed(now_s, error)
@@ -210,28 +238,44 @@ class ListWatch:
 
     def _note_version(self, event: Event) -> None:
         """Move on, unless a covered service is not in this stream: its events since its list are still to be fetched."""
-        if not isinstance(event, (SliceEvent, Bookmark, Passed)):
+        if not isinstance(event, (SliceEvent, Removal, Bookmark, Passed)):
             return
-        version = event.slice.resource_version if isinstance(event, SliceEvent) else event.resource_version
-        self._ordered = self._ordered or isinstance(event, Bookmark) or event.type != "ADDED"
+        version = event.resource_version
+        self._ordered = self._ordered or isinstance(event, (Bookmark, Removal)) or event.type != "ADDED"
         complete = self.watching is not None and self.covered <= self.watching.services
         if version and self._ordered and complete and not is_older(version, self.resource_version):
             self.resource_version = version
 
     def _lived(self, now_s: float) -> bool:
-        return self.opened_s is not None and (self._spoke or now_s - self.opened_s >= SHORT_WATCH_S)
+        if self.opened_s is None or self._readable is False:
+            return False
+        return self._spoke or now_s - self.opened_s >= SHORT_WATCH_S
+
+    def _earned(self, error: ApiError | None, now_s: float) -> bool:
+        """Did the stream live long enough to be opened again at once, however often (a proxy may cut every few seconds)?"""
+        if not self._lived(now_s) or self.opened_s is None or (error is not None and error.refusal is not None):
+            return False
+        return now_s - self.opened_s >= (SHORT_WATCH_S if error is None else CUT_WATCH_S)
 
     def _check_health(self, now_s: float) -> None:
         if self.opened_s is not None and self._bookmarks and now_s - self._heard_s >= self._silence_s:
             self.on_watch_ended(ApiError(f"nothing heard for {self._silence_s:g} s, not even a bookmark"), now_s)
         if self._lived(now_s) and self.services <= self.covered:
             self.trouble = None
+        if self.opened_s is not None and self.listing is None and max(self._relist_at_s, self._pace.free_s(now_s)) <= now_s:
+            # Until now the stream went on; what came since its last version is in the list, which is a consistent one.
+            self._relist_at_s = _NEVER
+            self._consistent = True
+            self.watching = self.opened_s = None
+            self.covered.clear()
 
     def _health_due_s(self, now_s: float) -> float:
         """When ``_check_health`` may find something new."""
         if self.opened_s is None:
             return _NEVER
         silent_s = self._heard_s + self._silence_s if self._bookmarks else _NEVER
+        if self._relist_at_s < _NEVER and self.listing is None:
+            silent_s = min(silent_s, max(self._relist_at_s, self._pace.free_s(now_s)))
         healthy_s = self.opened_s + SHORT_WATCH_S
         return min(silent_s, healthy_s) if self.trouble is not None and now_s < healthy_s else silent_s
 

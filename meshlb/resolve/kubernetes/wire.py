@@ -5,8 +5,8 @@ refuse what a newer server may say. Here unknown fields and unknown enum values 
 the whole object unreadable (``WireError``), because half a slice would look like removed endpoints.
 
 What is not for us is passed over as well, and counted: address types other than IPv4 and IPv6 (FQDN, which nobody writes), slices
-of no Service. Of an endpoint only the first address has a meaning, and kube-proxy looks at no other. Ports that are not TCP or have
-no number are left out. Absent conditions mean ready, serving, not terminating.
+of no Service. Of an endpoint only the first address has a meaning, and kube-proxy looks at no other. Ports that are not TCP, or
+have no number from 1 to 65535, are left out. Absent conditions mean ready, serving, not terminating.
 
 Zones, nodes and port tuples repeat thousands of times and are kept once.
 
@@ -28,6 +28,7 @@ from meshlb.resolve.kubernetes.refusal import Refusal, of_status
 SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"
 HEADLESS_LABEL: Final = "service.kubernetes.io/headless"
 _INITIAL_EVENTS_END: Final = "k8s.io/initial-events-end"
+_PORTS: Final = range(1, 65536)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +82,14 @@ class ServiceRecord:
 
 @dataclass(frozen=True, slots=True)
 class SliceEvent:
-    """``type`` is ADDED, MODIFIED or DELETED."""
+    """``type`` is ADDED or MODIFIED."""
 
     type: str
     slice: SliceRecord
+
+    @property
+    def resource_version(self) -> str:
+        return self.slice.resource_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,15 @@ class Unreadable:
     problem: str
 
 
-Event = SliceEvent | Bookmark | Passed | Unreadable | Refusal
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A slice is gone, whatever else its last state said. Events of type DELETED need no more than this."""
+
+    name: str
+    resource_version: str
+
+
+Event = SliceEvent | Removal | Bookmark | Passed | Unreadable | Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +147,10 @@ def parse_slice_list(text: bytes) -> SliceList:
     whole = document(text)
     if read(whole, "kind", str, "") != "EndpointSliceList" or "items" not in whole:
         raise WireError(f"no EndpointSliceList but {text[:80]!r}")
+    metadata = read(whole, "metadata", dict, {})
+    version = read(metadata, "resourceVersion", str, "")
+    if not version or read(metadata, "continue", str, ""):
+        raise WireError("an EndpointSliceList without a version" if not version else "an EndpointSliceList that is not complete")
     slices: list[SliceRecord] = []
     passed: list[Passed] = []
     unreadable: list[Unreadable] = []
@@ -147,7 +164,6 @@ def parse_slice_list(text: bytes) -> SliceList:
             slices.append(parsed)
         else:
             passed.append(parsed)
-    version = read(read(whole, "metadata", dict, {}), "resourceVersion", str, "")
     return SliceList(version, tuple(slices), tuple(passed), tuple(unreadable))
 
 
@@ -209,7 +225,7 @@ def parse_service(text: bytes) -> ServiceRecord:
         read(spec, "type", str, "ClusterIP"),
         tuple(address for address in addresses if address != "None"),
         strings(spec, "ipFamilies"),
-        tuple(port for port in map(_service_port, read(spec, "ports", list, ())) if port.protocol == "TCP" and port.port),
+        tuple(port for port in map(_service_port, read(spec, "ports", list, ())) if _usable(port)),
         read(spec, "externalName", str, ""),
         "None" in addresses,
     )
@@ -227,6 +243,8 @@ def _parse_object(kind: str, thing: dict[str, Any]) -> Event:
         return Bookmark(version, read(metadata, "annotations", dict, {}).get(_INITIAL_EVENTS_END) == "true")
     if kind not in ("ADDED", "MODIFIED", "DELETED"):
         return Passed(kind, version, f"event type {kind}")
+    if kind == "DELETED" and (name := read(metadata, "name", str, "")):
+        return Removal(name, version)
     parsed = parse_slice(thing)
     return Passed(kind, parsed.resource_version, parsed.why) if isinstance(parsed, Passed) else SliceEvent(sys.intern(kind), parsed)
 
@@ -236,9 +254,14 @@ def _slice_ports(items: list[Any]) -> tuple[SlicePort, ...]:
     for item in items:
         number = read(item, "port", int, 0)
         protocol = read(item, "protocol", str, "TCP")
-        if number and protocol == "TCP":
+        if number in _PORTS and protocol == "TCP":
             found.append(_slice_port(read(item, "name", str, ""), number, read(item, "appProtocol", str, "")))
     return tuple(found)
+
+
+def _usable(port: ServicePort) -> bool:
+    named = isinstance(port.target_port, str)
+    return port.protocol == "TCP" and port.port in _PORTS and (named or port.target_port in _PORTS)
 
 
 def _service_port(item: object) -> ServicePort:

@@ -91,6 +91,7 @@ class ScriptedDns:
     def says(self, *hosts: str, together: bool | None = None) -> None:
         for source in list(self.running):
             source.together |= len(hosts) > 1 if together is None else together
+            source.answer = hosts[-1:] if together is False else hosts
             assert source.listener is not None
             source.listener.on_endpoints(EndpointSet.of([Endpoint(host=host, port=0) for host in hosts], "dns"))
         self._loop.run_until_idle()
@@ -113,6 +114,7 @@ class _Dns:
         self._script = script
         self.listener: Listener | None = None
         self.together = False
+        self.answer: tuple[str, ...] = ()
 
     def start(self, listener: Listener, /) -> None:
         self.listener = listener

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+import pytest
+
 from meshlb.core.endpoint import Endpoint, EndpointSet
 from meshlb.core.resolver import Listener
 from meshlb.errors import ResolveError, ServiceNotFoundError
@@ -46,7 +48,7 @@ class Inner:
 
 
 class Scene:
-    def __init__(self, *, ordinary: bool = True) -> None:
+    def __init__(self) -> None:
         self.loop = ManualLoop()
         self.asked: list[float] = []
         self._done: Callable[[Lookup], None] | None = None
@@ -58,7 +60,7 @@ class Scene:
             "redis:6379",
             ask=self._ask,
             new_service=lambda: self.service,
-            new_ordinary=(lambda: self.ordinary) if ordinary else None,
+            new_ordinary=lambda: self.ordinary,
             scheduler=self.loop,
             rng=random.Random(1),
         )
@@ -67,6 +69,10 @@ class Scene:
     def _ask(self, done: Callable[[Lookup], None]) -> None:
         self.asked.append(self.loop.now_s())
         self._done = done
+
+    def wait_for_a_question(self) -> None:
+        while self._done is None:
+            self.loop.advance(0.1)
 
     def dns(self, found: Lookup) -> None:
         """DNS answers the question that is open."""
@@ -108,20 +114,47 @@ def test_a_name_that_dns_denies_and_the_system_knows_is_ordinary_for_good() -> N
     assert scene.service.listener is None
 
 
-def test_while_nobody_knows_it_dns_is_asked_with_back_off() -> None:
-    """1, 2, 4, … 30 s, jittered by a tenth; the error holds both answers."""
+def test_while_nobody_knows_it_dns_is_asked_again_soon() -> None:
+    """After 1 s, then every 2 s, jittered by a tenth: calls fail until it answers. The error holds both answers."""
     scene = Scene()
     scene.dns(DENIED)
     scene.ordinary.fails()
     assert isinstance(scene.errors[-1], ServiceNotFoundError)
     assert "NXDOMAIN" in str(scene.errors[-1])
     assert "Name or service not known" in str(scene.errors[-1])
-    for _ in range(9):
-        scene.loop.advance(33.1)
-        scene.dns(DENIED)
+    for answer in [DENIED, SILENT] * 5:
+        scene.wait_for_a_question()
+        scene.dns(answer)
     delays = [later - earlier for earlier, later in zip(scene.asked, scene.asked[1:], strict=False)]
-    assert 0.9 <= delays[0] <= 1.1
-    assert all(delay >= 27 for delay in delays[-3:])
+    assert 0.9 <= delays[0] <= 1.2
+    assert all(1.8 <= delay <= 2.3 for delay in delays[1:])
+
+
+def test_dns_is_asked_with_back_off_while_the_system_has_an_answer() -> None:
+    """What the system said is used while DNS is silent: up to 30 s are no loss then."""
+    scene = Scene()
+    scene.dns(DENIED)
+    scene.ordinary.fails()
+    scene.ordinary.says(HOST)
+    for _ in range(8):
+        scene.dns(SILENT)
+        scene.wait_for_a_question()
+    assert scene.asked[-1] - scene.asked[-2] >= 27
+
+
+def test_a_hint_asks_dns_again_at_most_once_a_second() -> None:
+    """Calls that fail meanwhile hint as often as they like; a question under way is not repeated."""
+    scene = Scene()
+    scene.resolver.resolve_now()
+    assert scene.asked == [0.0]
+    scene.dns(SILENT)
+    scene.loop.advance(1.2)
+    scene.dns(SILENT)
+    for _ in range(100):
+        scene.loop.advance(0.011)
+        scene.resolver.resolve_now()
+    assert len(scene.asked) == 3
+    assert scene.asked[2] - scene.asked[1] == pytest.approx(1.0, abs=0.02)
 
 
 def test_a_service_that_gets_its_first_pod_becomes_a_service() -> None:
@@ -182,18 +215,6 @@ def test_what_the_system_knows_is_used_while_dns_is_away_but_not_for_good() -> N
     scene.dns(KNOWN)
     scene.service.says(POD)
     assert scene.heard == [HOST, POD]
-
-
-def test_a_named_port_is_never_an_ordinary_names() -> None:
-    """Without an ordinary form, a denied name is an unknown Service that is asked for again."""
-    scene = Scene(ordinary=False)
-    scene.dns(DENIED)
-    assert isinstance(scene.errors[-1], ServiceNotFoundError)
-    assert "no such Service" in str(scene.errors[-1])
-    scene.loop.advance(1.2)
-    scene.dns(KNOWN)
-    scene.service.says(POD)
-    assert scene.heard == [POD]
 
 
 def test_nothing_is_left_after_close() -> None:

@@ -54,6 +54,7 @@ def test_pods_take_over_and_the_cluster_ip_becomes_the_fallback() -> None:
 def test_addresses_that_dns_knew_keep_their_place_when_slices_take_over() -> None:
     """Headless: the same addresses and ports, now with a uid, in one set."""
     scene = Scene(8080)
+    scene.api.fails()
     scene.dns.says("10.0.0.1", "10.0.0.2")
     assert (scene.latest.source, scene.addresses) == ("dns", ["10.0.0.1:8080", "10.0.0.2:8080"])
     scene.api.says(slice_of("10.0.0.1", "10.0.0.2", headless=True))

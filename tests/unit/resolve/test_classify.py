@@ -70,6 +70,7 @@ SERVICE, ASKED, ORDINARY, STATIC, DNS = ServiceResolver, AskedResolver, SystemRe
         ("pod-0.orders.shop.svc.cluster.local:50051", SERVICE, ORDINARY),
         ("http://orders.shop.svc:8080", SERVICE, ORDINARY),
         ("orders:50051", ASKED, ORDINARY),
+        ("http://orders:8080", ASKED, ORDINARY),
         ("orders.shop:50051", ASKED, ORDINARY),
         ("http://orders.shop:8080", ASKED, ORDINARY),
         ("example.com:443", ASKED, ORDINARY),
@@ -165,7 +166,7 @@ def test_spellings_of_one_service_share_a_key(pod: Place) -> None:
 
 def test_a_service_of_the_own_namespace_in_the_environment_needs_no_question(pod: Place) -> None:
     """What the kubelet wrote is a Service at once, also while DNS is away; another namespace's is not what it wrote about."""
-    pod.environ["ORDERS_SERVICE_HOST"] = "10.96.0.7"
+    pod.environ |= {"ORDERS_SERVICE_HOST": "10.96.0.7", "ORDERS_SERVICE_PORT": "50051"}
     classifier = pod.classifier()
     assert isinstance(classifier.resolver(Target.parse("orders:50051")), ServiceResolver)
     assert isinstance(classifier.resolver(Target.parse("orders.web:50051")), ServiceResolver)
@@ -178,16 +179,36 @@ def test_a_service_of_the_own_namespace_in_the_environment_needs_no_question(pod
 
 def test_a_configured_namespace_does_not_lend_its_names_to_the_environment(pod: Place) -> None:
     """The environment speaks of the pod's own namespace, whatever bare names mean by configuration."""
-    pod.environ["ORDERS_SERVICE_HOST"] = "10.96.0.7"
+    pod.environ |= {"ORDERS_SERVICE_HOST": "10.96.0.7", "ORDERS_SERVICE_PORT": "50051"}
     classifier = pod.classifier(namespace="shop")
     assert isinstance(classifier.resolver(Target.parse("orders:50051")), AskedResolver)
 
 
-def test_without_dns_there_is_nobody_to_ask(pod: Place) -> None:
-    """One or two labels are Services then, and DNS is not used for them either."""
-    resolver = pod.classifier(sources=("kubernetes",)).resolver(Target.parse("orders.shop:50051"))
-    assert isinstance(resolver, ServiceResolver)
-    assert resolver.describe()["sources"]["dns"] == {"said": "not used"}
+@pytest.mark.parametrize("text", ["orders.shop:grpc", "orders:grpc", "orders.shop:8080?port=target"])
+def test_a_port_that_only_a_service_can_have_needs_no_question(pod: Place, text: str) -> None:
+    """While DNS is away the API server is asked all the same, and a headless Service without a ready pod is found."""
+    assert isinstance(pod.classifier().resolver(Target.parse(text)), ServiceResolver)
+
+
+def test_without_dns_only_what_is_written_as_a_service_is_one(pod: Place) -> None:
+    """Nobody can be asked what ``example.com:443`` is, and listing in namespace ``com`` is no way to find out."""
+    classifier = pod.classifier(sources=("kubernetes",))
+    for text in ("k8s:///orders.shop:50051", "orders.shop.svc:50051", "orders.shop:grpc"):
+        resolver = classifier.resolver(Target.parse(text))
+        assert isinstance(resolver, ServiceResolver)
+        assert resolver.describe()["sources"]["dns"] == {"said": "not used"}
+        assert classifier.key(Target.parse(text)).namespace == "shop"
+    for text in ("example.com:443", "example.com:https", "orders.shop:50051", "orders:50051"):
+        assert isinstance(classifier.resolver(Target.parse(text)), SystemResolver)
+        assert classifier.key(Target.parse(text)).namespace == ""
+    pod.environ |= {"ORDERS_SERVICE_HOST": "10.96.0.7", "ORDERS_SERVICE_PORT": "50051"}
+    assert isinstance(pod.classifier(sources=("kubernetes",)).resolver(Target.parse("orders:50051")), ServiceResolver)
+
+
+def test_an_applications_own_host_variable_makes_no_service(pod: Place) -> None:
+    """``MYSQL_SERVICE_HOST`` without the kubelet's port is the application's own."""
+    pod.environ["MYSQL_SERVICE_HOST"] = "192.0.2.7"
+    assert isinstance(pod.classifier().resolver(Target.parse("mysql:50051")), AskedResolver)
 
 
 def test_the_api_is_used_where_credentials_are(pod: Place) -> None:

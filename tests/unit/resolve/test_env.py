@@ -40,6 +40,8 @@ def test_the_docker_form_alone_suffices() -> None:
         {},
         {"ORDERS_SERVICE_HOST": ""},
         {"ORDERS_SERVICE_HOST": "orders.example.com", "ORDERS_SERVICE_PORT": "80"},
+        {"ORDERS_SERVICE_HOST": "10.96.0.7"},
+        {"ORDERS_SERVICE_HOST": "10.96.0.7", "ORDERS_SERVICE_PORT": "http", "ORDERS_PORT": "tcp://192.0.2.1:6379"},
         {"ORDERS_PORT": "8080"},
         {"ORDERS_PORT": "udp://10.96.0.7:53"},
         {"ORDERS_PORT": "tcp://orders:80"},
@@ -56,15 +58,23 @@ def test_what_is_not_the_kubelets_is_not_there(environ: dict[str, str]) -> None:
 def test_ports_that_do_not_parse_are_left_out() -> None:
     """A port out of range or not a number is as if it were not told."""
     found = EnvService.of(
-        "orders", {"ORDERS_SERVICE_HOST": "10.96.0.7", "ORDERS_SERVICE_PORT": "http", "ORDERS_SERVICE_PORT_GRPC": "70000"}
+        "orders",
+        {
+            "ORDERS_SERVICE_HOST": "10.96.0.7",
+            "ORDERS_SERVICE_PORT": "http",
+            "ORDERS_SERVICE_PORT_GRPC": "70000",
+            "ORDERS_SERVICE_PORT_WEB": "80",
+        },
     )
-    assert found == EnvService("10.96.0.7", frozenset())
+    assert found == EnvService("10.96.0.7", frozenset({80}), {"WEB": 80})
 
 
 def test_ports_of_another_address_are_not_the_services() -> None:
     """A variable of the same form that somebody else wrote adds no port."""
-    found = EnvService.of("orders", {"ORDERS_SERVICE_HOST": "10.96.0.7", "ORDERS_PORT": "tcp://192.0.2.1:6379"})
-    assert found == EnvService("10.96.0.7", frozenset())
+    found = EnvService.of(
+        "orders", {"ORDERS_SERVICE_HOST": "10.96.0.7", "ORDERS_SERVICE_PORT": "80", "ORDERS_PORT": "tcp://192.0.2.1:6379"}
+    )
+    assert found == EnvService("10.96.0.7", frozenset({80}))
 
 
 @pytest.mark.parametrize(

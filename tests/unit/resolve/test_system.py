@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+from typing import Any
 
 import pytest
 
@@ -73,3 +74,15 @@ def test_a_link_local_address_keeps_its_scope() -> None:
     assert _literal(("fe80::1", 0, 0, 2)) == "fe80::1%2"
     assert _literal(("fd00::1", 0, 0, 0)) == "fd00::1"
     assert _literal(("10.0.0.1", 0)) == "10.0.0.1"
+
+
+def test_a_question_to_the_system_is_marked_as_one_that_may_hang() -> None:
+    """It must not hold all the helpers, while DNS, whose time-outs are ours, may."""
+    marks: list[bool] = []
+
+    class Marking(ManualLoop):
+        def run_blocking(self, work: Any, done: Any, /, *, may_hang: bool = False) -> None:
+            marks.append(may_hang)
+
+    SystemResolver("orders.example", 1, scheduler=Marking(), rng=random.Random(1)).start(Recorder())
+    assert marks == [True]

@@ -87,3 +87,27 @@ def test_idle_helpers_end_when_told() -> None:
     lookups.end()
     threads[0].join(WAIT_S)
     assert not threads[0].is_alive()
+
+
+def test_jobs_that_hang_leave_helpers_to_the_others(lookups: Lookups) -> None:
+    """Five names whose server is dead hold two helpers; a look-up in the cluster's DNS starts at once, and each gets its turn."""
+    release = threading.Event()
+    started: list[int] = []
+    finished: list[int] = []
+
+    def hangs(number: int) -> None:
+        started.append(number)
+        release.wait(30)
+        finished.append(number)
+
+    for number in range(5):
+        lookups.submit(lambda number=number: hangs(number), may_hang=True)  # type: ignore[misc]
+    ran: list[str] = []
+    lookups.submit(lambda: ran.append("dns"))
+    wait_for(lambda: ran == ["dns"] and len(started) == 2)
+    lookups.submit(lambda: ran.append("again"))
+    wait_for(lambda: ran == ["dns", "again"])
+    assert started == [0, 1]
+    release.set()
+    wait_for(lambda: sorted(finished) == [0, 1, 2, 3, 4])
+    wait_for(lambda: lookups._outstanding == lookups._hanging == 0)

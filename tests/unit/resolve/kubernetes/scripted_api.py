@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -21,6 +22,11 @@ class ThreadedLoop(ManualLoop):
         super().__init__(1000.0)
         self.started: list[threading.Thread] = []
         self.refuse_threads = False
+        self.posts = 0
+
+    def call_soon(self, callback: Callable[[], None], /) -> None:
+        super().call_soon(callback)
+        self.posts += 1
 
     def start_thread(self, name: str, run: Callable[[], None], /) -> None:
         if self.refuse_threads:
@@ -43,6 +49,14 @@ class ThreadedLoop(ManualLoop):
                 continue
             return
         raise AssertionError(f"not within {seconds:g} virtual seconds: {condition!r}")
+
+
+def eventually(condition: Callable[[], Any], timeout_s: float = 5.0) -> None:
+    """Wait for another thread, in real time."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "the condition did not hold in time"
+        time.sleep(0.001)
 
 
 class Stream:

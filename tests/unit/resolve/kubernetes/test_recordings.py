@@ -12,7 +12,7 @@ from meshlb.resolve.kubernetes.requests import ListRequest, WatchRequest
 from meshlb.resolve.kubernetes.slices import SliceReducer, merge
 from meshlb.resolve.kubernetes.transport import ApiError, SourceError
 from meshlb.resolve.kubernetes.watch import ListWatch
-from meshlb.resolve.kubernetes.wire import Bookmark, SliceEvent, Unreadable, parse_event, parse_service, parse_slice_list
+from meshlb.resolve.kubernetes.wire import Bookmark, Removal, SliceEvent, Unreadable, parse_event, parse_service, parse_slice_list
 from meshlb.resolve.ports import PortSelector
 from tests.unit.resolve.kubernetes.recordings import Exchange, exchange, exchanges
 
@@ -58,7 +58,7 @@ class Replay:
                 error = ApiError(str(event), event)
                 break
             used = self.list_watch.on_event(event, self.now_s)
-            if used and isinstance(event, SliceEvent) and self.reducer.apply(event):
+            if used and isinstance(event, (SliceEvent, Removal)) and self.reducer.apply(event):
                 self.seen.append(self.addresses)
         self.now_s += 2.0
         self.list_watch.on_watch_ended(error, self.now_s)
@@ -162,7 +162,7 @@ def test_a_watch_from_the_beginning_repeats_history_and_ends_where_the_rollout_d
     reducer = SliceReducer()
     for _, line in exchange("errors", "watch from an old resourceVersion").lines:
         event = parse_event(line)
-        assert isinstance(event, SliceEvent)
+        assert isinstance(event, (SliceEvent, Removal))
         reducer.apply(event)
     assert [pod.host for pod in merge(reducer.slices, GRPC)] == [f"10.99.100.{n}" for n in (11, 12, 13, 14)]
 

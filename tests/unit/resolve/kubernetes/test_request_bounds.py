@@ -73,7 +73,7 @@ FAULTS: dict[str, Server] = {
     "watch 401": lists_then(Failed(refused(401))),
     "watch refused by the network": lists_then(Failed(unreachable())),
     "end of file at once": lists_then(Streamed(end_s=0.0)),
-    "end of file after a second": lists_then(Streamed(end_s=1.0)),
+    "end of file before a second": lists_then(Streamed(end_s=0.9)),
     "end of file after a bookmark": lists_then(Streamed(events=((0.0, bookmark("100")),), end_s=0.0)),
     "an event, then the end": an_event_then_the_end(),
     "cut after a second": lists_then(Streamed(end_s=1.0, error=unreachable())),

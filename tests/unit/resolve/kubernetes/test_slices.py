@@ -6,7 +6,7 @@ from typing import Any
 
 from meshlb.core.endpoint import Endpoint, Hints, Locality
 from meshlb.resolve.kubernetes.slices import SliceReducer, merge
-from meshlb.resolve.kubernetes.wire import SliceEvent, SlicePort, SliceRecord
+from meshlb.resolve.kubernetes.wire import Removal, SliceEvent, SlicePort, SliceRecord
 from meshlb.resolve.ports import PortSelector
 
 GRPC = PortSelector(name="grpc")
@@ -20,7 +20,9 @@ def record(name: str, *endpoints: Endpoint, version: str = "1", family: str = "I
     return SliceRecord(name, "shop", "orders", version, family, False, (SlicePort("grpc", grpc),), endpoints)
 
 
-def event(kind: str, name: str, *endpoints: Endpoint, version: str) -> SliceEvent:
+def event(kind: str, name: str, *endpoints: Endpoint, version: str) -> SliceEvent | Removal:
+    if kind == "DELETED":
+        return Removal(name, version)
     return SliceEvent(kind, record(name, *endpoints, version=version))
 
 
@@ -69,6 +71,13 @@ def test_of_two_copies_the_more_useful_one_counts_with_the_hints_of_both() -> No
         assert found.hints == Hints(("a", "b"), ("n1", "n2"))
     (found,) = merge([record("a", dead), record("b", dying)], GRPC)
     assert found.terminating
+
+
+def test_of_two_equally_useful_copies_that_of_the_first_slice_by_name_counts() -> None:
+    """Whatever the order they came in."""
+    first, second = record("a", pod(1, node="n1")), record("b", pod(1, node="n2"))
+    for slices in ([first, second], [second, first]):
+        assert [found.node for found in merge(slices, GRPC)] == ["n1"]
 
 
 def test_an_endpoint_stays_until_the_last_slice_drops_it() -> None:

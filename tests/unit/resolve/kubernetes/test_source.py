@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from meshlb.resolve.kubernetes.refusal import Refusal
 from meshlb.resolve.kubernetes.source import KubernetesSource, SourceError
 from meshlb.resolve.kubernetes.transport import ApiError, ApiTransport, CredentialsError
 from meshlb.resolve.kubernetes.wire import ServiceRecord
-from tests.unit.resolve.kubernetes.scripted_api import Heard, ScriptedApi, ThreadedLoop, event, slice_list, slice_object
+from tests.unit.resolve.kubernetes.scripted_api import Heard, ScriptedApi, ThreadedLoop, event, eventually, slice_list, slice_object
 
 SERVICE = b'{"kind":"Service","metadata":{"name":"orders","namespace":"shop"},"spec":{"clusterIP":"10.96.0.1"}}'
 FORBIDDEN = Refusal(403, "Forbidden", 'User "viewer" cannot list')
@@ -171,16 +172,40 @@ def test_services_that_join_within_ten_milliseconds_are_listed_together(made: Ca
 
 
 def test_what_an_abandoned_stream_still_says_is_not_heard(made: Callable[..., Setup]) -> None:
-    """Its reader may be behind; the new stream tells the same again."""
+    """Its versions would make the new stream skip what the others have yet to hear; the new stream tells the same again."""
     setup = made()
     setup.synced()
+    answered = threading.Event()
+    setup.api.answer = lambda path, query: orders(path, query) if answered.wait(5.0) else b""
     setup.watch("pay", Heard())
     setup.loop.advance(0.02)
+    answered.set()
+    eventually(lambda: not setup.loop.started[-1].is_alive())  # the list of pay waits to be processed
+    posts = setup.loop.posts
+    setup.api.streams[0].send(event("MODIFIED", slice_object("a", "150", "10.0.0.2")))
+    eventually(lambda: setup.loop.posts > posts)
     setup.until(lambda: len(setup.api.streams) == 2 and setup.opened)
-    setup.api.streams[0].send(event("MODIFIED", slice_object("a", "101")))
-    setup.api.streams[1].send(event("MODIFIED", slice_object("a", "102", "10.0.0.2")))
-    setup.until(lambda: len(setup.heard.words) == 2)
-    assert setup.heard.words == ["a:10.0.0.1", "a:10.0.0.2"]
+    assert setup.heard.words == ["a:10.0.0.1"]
+    assert setup.source.describe()["namespaces"]["shop"]["resource_version"] == "100"
+
+
+def test_a_slice_that_cannot_be_read_any_more_is_removed_all_the_same(made: Callable[..., Setup]) -> None:
+    """The last state of a deleted object is of no interest; its label need not be there either."""
+    setup = made(lambda path, query: slice_list("100", slice_object("a", "90", "10.0.0.1"), slice_object("b", "91", "10.0.0.2")))
+    setup.synced()
+    bare = {"metadata": {"name": "b", "namespace": "shop", "resourceVersion": "102"}}
+    setup.api.streams[0].send(event("DELETED", slice_object("a", "101") | {"endpoints": "none"}), event("DELETED", bare))
+    setup.until(lambda: setup.heard.words[-1] == "empty")
+
+
+def test_a_slice_that_is_given_to_another_service_leaves_the_one_that_had_it(made: Callable[..., Setup]) -> None:
+    """Its pods would get the requests of both."""
+    setup, pay = made(), Heard()
+    setup.watch("pay", pay)
+    setup.synced()
+    setup.api.streams[0].send(event("MODIFIED", slice_object("a", "101", "10.0.0.1", service="pay")))
+    setup.until(lambda: pay.words[-1] == "a:10.0.0.1")
+    setup.until(lambda: setup.heard.words[-1] == "empty")
 
 
 def test_an_error_is_told_beside_the_truth_and_the_truth_again_when_it_is_over(made: Callable[..., Setup]) -> None:
@@ -533,3 +558,78 @@ def test_describe_is_plain_data_and_says_where_the_stream_is(made: Callable[...,
     assert shop["resource_version"] == "100"
     assert shop["open_for_s"] == 2.0
     assert shop["services"]["orders"]["endpoints"] == 1
+
+
+def test_a_service_is_read_once_for_all_who_want_it_within_ten_seconds(made: Callable[..., Setup]) -> None:
+    """A program that makes a channel for each call must not read the Service for each."""
+    setup = made(lambda path, query: SERVICE)
+    answers: list[Any] = []
+    for _ in range(20):
+        setup.source.get_service("shop", "orders", lambda *answer: answers.append(answer))
+    setup.until(lambda: len(answers) == 20)
+    for _ in range(20):
+        setup.source.get_service("shop", "orders", lambda *answer: answers.append(answer))
+    setup.until(lambda: len(answers) == 40)
+    assert setup.api.requests == ["get orders"]
+    setup.loop.advance(10.1)
+    setup.source.get_service("shop", "orders", lambda *answer: answers.append(answer))
+    setup.until(lambda: len(answers) == 41)
+    assert setup.api.requests == ["get orders", "get orders"]
+
+
+def test_at_most_five_services_are_read_a_second(made: Callable[..., Setup]) -> None:
+    """Nobody is forgotten meanwhile."""
+    setup = made(lambda path, query: SERVICE)
+    answers: list[Any] = []
+    for number in range(12):
+        setup.source.get_service("shop", f"orders-{number}", lambda *answer: answers.append(answer))
+    setup.until(lambda: len(answers) == 5)
+    setup.loop.run_until_idle()
+    assert len(setup.api.requests) == 5
+    setup.loop.let_pass(3.0, lambda: len(answers) == 10, 1.01)
+    assert len(setup.api.requests) == 10
+    setup.loop.let_pass(3.0, lambda: len(answers) == 12, 1.01)
+
+
+def test_a_credentials_plugin_that_hangs_is_told_after_ten_seconds_and_used_when_it_answers() -> None:
+    """Whoever waits can turn to DNS meanwhile."""
+    loop, release, heard, answers = ThreadedLoop(), threading.Event(), Heard(), list[Any]()
+    api = ScriptedApi(orders)
+
+    def connect() -> ApiTransport | None:
+        release.wait(30.0)
+        return api
+
+    source = KubernetesSource(connect, loop, random.Random(1))
+    source.watch("shop", "orders", heard)
+    source.get_service("shop", "orders", lambda *answer: answers.append(answer))
+    loop.advance(9.9)
+    assert heard.words == []
+    loop.advance(0.2)
+    assert heard.errors == [SourceError("config", "the credentials plugin does not answer")]
+    assert answers == [(None, heard.errors[0])]
+    release.set()
+    loop.run_until(lambda: heard.slices)
+    assert heard.words[-1] == "a:10.0.0.1"
+    source.close()
+
+
+def test_a_list_that_does_not_end_is_given_up_after_thirty_seconds(made: Callable[..., Setup]) -> None:
+    """A server that sends a byte now and then keeps every time limit but this one."""
+    release = threading.Event()
+
+    def never(path: str, query: dict[str, str]) -> bytes:
+        release.wait(30.0)
+        return orders(path, query)
+
+    setup = made(never)
+    setup.watch()
+    setup.until(lambda: setup.api.requests)
+    setup.loop.advance(29.9)
+    assert setup.heard.words == []
+    setup.loop.advance(0.2)
+    assert [error.kind for error in setup.heard.errors] == ["unreachable"]
+    assert "within 30 s" in setup.heard.errors[0].reason
+    setup.api.answer = orders
+    release.set()
+    setup.loop.let_pass(5.0, lambda: setup.heard.slices, 0.5)

@@ -14,6 +14,7 @@ from meshlb.resolve.kubernetes.refusal import Refusal, parse_refusal
 from meshlb.resolve.kubernetes.wire import (
     Bookmark,
     Passed,
+    Removal,
     SliceEvent,
     SlicePort,
     SliceRecord,
@@ -187,9 +188,42 @@ def test_a_list_without_items_is_empty() -> None:
         assert parse_slice_list(b'{"kind":"EndpointSliceList","metadata":{"resourceVersion":"9"},"items":%s}' % items).slices == ()
 
 
-@pytest.mark.parametrize("kind", ["ADDED", "MODIFIED", "DELETED"])
+@pytest.mark.parametrize(
+    "metadata", [{}, {"resourceVersion": ""}, {"resourceVersion": "9", "continue": "more"}], ids=["bare", "empty", "a page"]
+)
+def test_a_list_without_a_version_or_with_more_to_come_is_no_list(metadata: dict[str, str]) -> None:
+    """A part of the slices would remove the others, and no watch can begin where there is no version."""
+    with pytest.raises(WireError):
+        parse_slice_list(json.dumps({"kind": "EndpointSliceList", "metadata": metadata, "items": []}).encode())
+
+
+@pytest.mark.parametrize("overrides", [{}, {"endpoints": "none"}, {"ports": 4}, {"labels": None}, {"addressType": None}])
+def test_a_deleted_slice_is_gone_whatever_its_last_state_says(overrides: dict[str, Any]) -> None:
+    """Its name is enough."""
+    item = slice_object(**overrides)
+    if "labels" in overrides:
+        item["metadata"].pop("labels", None)
+    assert parse_event(json.dumps({"type": "DELETED", "object": item}).encode()) == Removal("orders-a", "7")
+
+
+@pytest.mark.parametrize("number", [-1, 0, 65536, 10**300])
+def test_a_port_that_is_none_is_left_out(number: int) -> None:
+    """It cannot be dialled; the others of the same object can."""
+    assert [port.port for port in read(ports=[{"port": number}, {"port": 80}]).ports] == [80]
+    for spec in ({"port": number}, {"port": 81, "targetPort": number or -1}):
+        text = json.dumps({"kind": "Service", "spec": {"ports": [spec, {"port": 80}]}}).encode()
+        assert [port.port for port in parse_service(text).ports] == [80]
+
+
+def test_a_retry_after_of_400_digits_is_a_day() -> None:
+    """A number that no float can hold ends no thread."""
+    body = b'{"kind":"Status","details":{"retryAfterSeconds":%s}}' % (b"9" * 400)
+    assert parse_refusal(body, 429).retry_after_s == parse_refusal(b"", 429, "9" * 400).retry_after_s == 86400.0
+
+
+@pytest.mark.parametrize("kind", ["ADDED", "MODIFIED"])
 def test_events_carry_their_slice(kind: str) -> None:
-    """DELETED carries the last state."""
+    """As the server has it now."""
     event = parse_event(json.dumps({"type": kind, "object": slice_object()}).encode())
     assert isinstance(event, SliceEvent)
     assert (event.type, event.slice.name, event.slice.resource_version) == (kind, "orders-a", "7")

@@ -13,7 +13,7 @@ from meshlb.resolve.kubernetes.refusal import Refusal
 from meshlb.resolve.kubernetes.requests import ListRequest, WatchRequest
 from meshlb.resolve.kubernetes.transport import ApiError, SourceError
 from meshlb.resolve.kubernetes.watch import ListWatch
-from meshlb.resolve.kubernetes.wire import Bookmark, Event, SliceEvent, SliceRecord
+from meshlb.resolve.kubernetes.wire import Bookmark, Event, Removal, SliceEvent, SliceRecord
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ def unreachable() -> ApiError:
     return ApiError("connection refused")
 
 
-def slice_event(kind: str, version: str, *, service: str = "orders", name: str = "orders-a") -> SliceEvent:
+def slice_event(kind: str, version: str, *, service: str = "orders", name: str = "orders-a") -> SliceEvent | Removal:
+    if kind == "DELETED":
+        return Removal(name, version)
     return SliceEvent(kind, SliceRecord(name, "shop", service, version, "IPv4", False, (), ()))
 
 
@@ -72,7 +74,7 @@ class VirtualApi:
         self.now_s = 1000.0
         self.list_watch = ListWatch("shop", Waits.load(), random.Random(seed))
         self.requests: list[tuple[float, ListRequest | WatchRequest]] = []
-        self.used: list[SliceEvent] = []
+        self.used: list[SliceEvent | Removal] = []
         self.told: list[tuple[float, SourceError]] = []
         self.replaced: list[tuple[float, frozenset[str]]] = []
         self.started_s = self.now_s
@@ -137,7 +139,7 @@ class VirtualApi:
 
     def _event(self, event: Event) -> None:
         if self.list_watch.on_event(event, self.now_s):
-            assert isinstance(event, SliceEvent)
+            assert isinstance(event, (SliceEvent, Removal))
             self.used.append(event)
 
     def _ended(self, error: ApiError | None) -> None:
