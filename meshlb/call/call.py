@@ -55,9 +55,9 @@ class Call:
         "_resolving_until_s",
         "_stream",
         "_view",
-        "_wait_for_ready",
         "deadline_s",
         "info",
+        "wait_for_ready",
         "wait_until_s",
     )
 
@@ -74,7 +74,7 @@ class Call:
         self._view = view
         self._limits = limits
         self._stream = stream
-        self._wait_for_ready = wait_for_ready
+        self.wait_for_ready = wait_for_ready
         self._resolving_until_s: float | None = None
         self._connecting_until_s: float | None = None
         self._elsewhere = 0
@@ -102,7 +102,7 @@ class Call:
         if not self._view.known:
             self._wait_for_first_answer(now_s)
             return None
-        if self._wait_for_ready:
+        if self.wait_for_ready:
             self.wait_until_s = self.deadline_s
             return None
         if self._view.state is Connectivity.TRANSIENT_FAILURE:
@@ -120,7 +120,7 @@ class Call:
         self._pauses = False
         if outcome is not Outcome.UNREACHABLE or (pushback_s is not None and pushback_s < 0):
             return None
-        if self._elsewhere >= MAX_ELSEWHERE or (not self._wait_for_ready and self._view.state is Connectivity.TRANSIENT_FAILURE):
+        if self._elsewhere >= MAX_ELSEWHERE or (not self.wait_for_ready and self._view.state is Connectivity.TRANSIENT_FAILURE):
             return self._wait_again()
         if not self._limits.budget.withdraw():
             return self._wait_again()
@@ -129,7 +129,7 @@ class Call:
         return 0.0
 
     def _wait_again(self) -> float | None:
-        if not self._wait_for_ready:
+        if not self.wait_for_ready:
             return None
         self._pauses, self._again_s = True, None
         return AGAIN_S
@@ -149,9 +149,9 @@ class Call:
         error = self._view.error
         if error is not None:
             self._view.pool.resolve_now()
-        if error is not None and not self._wait_for_ready:
+        if error is not None and not self.wait_for_ready:
             raise copy.copy(error)  # raised itself, one object would collect the frames of every call that it fails
-        if self.deadline_s is not None or self._wait_for_ready:
+        if self.deadline_s is not None or self.wait_for_ready:
             self.wait_until_s = self.deadline_s
             return
         if self._resolving_until_s is None:

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import grpc.experimental
 
 from meshlb.errors import ConfigError
 from meshlb.grpc import stock
@@ -26,7 +27,7 @@ from meshlb.grpc.options import ChannelOptions
 if TYPE_CHECKING:
     from meshlb.config import Config
     from meshlb.grpc import aio as aio
-    from meshlb.mesh import Binding, Mesh
+    from meshlb.mesh import Mesh
 
 __all__ = ["Channel", "aio", "endpoint_of", "insecure_channel", "secure_channel"]
 
@@ -61,19 +62,9 @@ def secure_channel(
     """As ``grpc.secure_channel``; the servers' certificates are verified against the target's name, never an address."""
     if not isinstance(credentials, grpc.ChannelCredentials):
         raise ConfigError(f"credentials={credentials!r}: must be grpc.ChannelCredentials; insecure_channel needs none")
+    if getattr(credentials, "_credentials", None) is grpc.experimental.insecure_channel_credentials()._credentials:
+        raise ConfigError("secure_channel cannot be called with insecure credentials. Call insecure_channel instead.")
     return _channel(target, credentials, options, compression, config, mesh)
-
-
-def bound(target: str, options: Options | None, config: Config | None, mesh: Mesh | None) -> tuple[Binding, ChannelOptions | None]:
-    """The target's binding, and what meshlb makes of the options; None where the stock channel is to be used."""
-    from meshlb.mesh import default_mesh  # here, so that importing this module stays cheap
-
-    used = mesh if mesh is not None else default_mesh()
-    binding = used.bind(target, config)
-    if binding.off:
-        return binding, None
-    parsed = ChannelOptions.of(options)
-    return (binding if parsed.policy is None else used.bind(target, config, policy=parsed.policy)), parsed
 
 
 def _channel(
@@ -84,16 +75,20 @@ def _channel(
     config: Config | None,
     mesh: Mesh | None,
 ) -> grpc.Channel:
+    from meshlb.mesh import default_mesh  # here, so that importing this module stays cheap
+
+    used = mesh if mesh is not None else default_mesh()
     given = tuple(options) if options is not None else ()
-    binding, parsed = bound(target, given, config, mesh)
-    if parsed is None:
+    binding = used.bind(target, config)
+    if binding.off:  # what meshlb thinks of the options does not matter then
         return stock.open_channel(binding.stock_target, credentials, given, compression)
+    parsed = ChannelOptions.of(given)
+    if parsed.policy is not None:
+        binding = used.bind(target, config, policy=parsed.policy)
     return Channel(Connections(binding, parsed, credentials, compression))
 
 
-if not TYPE_CHECKING:  # a type checker that saw it would take any misspelt name for one of ours
-
-    def __getattr__(name: str) -> Any:
-        if name == "aio":  # not before it is used: it brings asyncio
-            return importlib.import_module("meshlb.grpc.aio")
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __getattr__(name: str) -> Any:
+    if name == "aio":  # not before it is used: it brings asyncio
+        return importlib.import_module("meshlb.grpc.aio")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -68,7 +68,7 @@ class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[m
                         inner = found[0]
                     else:
                         inner = self.inner_for(attempt)
-        except Exception as error:  # noqa: BLE001 - a bug of ours must not cost the call
+        except BaseException as error:  # noqa: BLE001 - a bug of ours must not cost the call, nor a signal's handler leave a count
             return self.rescue(error, attempt, "__call__", (request, timeout, metadata, credentials, wait_for_ready, compression))
         if view is None or attempt is None or inner is None:
             return self.block("__call__", (request, timeout, metadata, credentials, wait_for_ready, compression))
@@ -76,14 +76,18 @@ class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[m
             reply = inner(request, timeout, metadata, credentials, None, compression)
         except BaseException as error:
             arguments = (request, timeout, metadata, credentials, wait_for_ready, compression)
-            call = self.after_failure(attempt, error, arguments)
+            try:
+                call = self.after_failure(attempt, error, arguments)
+            except BaseException:
+                attempt.live.discard(attempt)
+                raise
             if call is None:
                 raise
         else:
             try:
                 view.end(attempt)
-            except Exception as error:  # noqa: BLE001 - the answer is there
-                self.connections.binding.count_internal_error(error)
+            except BaseException as error:  # noqa: BLE001
+                self.after_success(attempt, error)
             return reply
         return self.block("__call__", arguments, call)
 
@@ -181,6 +185,9 @@ class StreamStream(Multicallable, grpc.StreamStreamMultiCallable):  # type: igno
         compression: Any = None,
     ) -> Any:
         return self.invoke("__call__", (request_iterator, timeout, metadata, credentials, wait_for_ready, compression))
+
+    def taken_back(self, request: Any) -> bool:
+        return False
 
 
 class Channel(grpc.Channel):  # type: ignore[misc]

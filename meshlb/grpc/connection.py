@@ -145,7 +145,8 @@ class Connections:
                 return
             self._waiters += 1
             try:
-                self._condition.wait(None if until_s is None else max(until_s - self.binding.clock.now_s(), 0.0))
+                left_s = None if until_s is None else until_s - self.binding.clock.now_s()
+                self._condition.wait(None if left_s is None else min(max(left_s, 0.0), threading.TIMEOUT_MAX))
             finally:
                 self._waiters -= 1
 

@@ -48,7 +48,7 @@ class Subscriptions:
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        self._worker = Worker("meshlb-grpc-connectivity")
+        self._worker = Worker("meshlb-grpc-connectivity", idle_s=0.0)
         self._start_clean()
         on_fork_child(self._start_clean)
 
@@ -104,5 +104,5 @@ class Subscriptions:
                 late.told = state
             try:
                 late.callback(state)
-            except Exception:  # noqa: BLE001 - the user's; logged, as grpc does
+            except BaseException:  # noqa: BLE001 - the user's, who may call sys.exit; logged, as grpc does
                 _log.exception("a connectivity callback failed: %r", late.callback)

@@ -21,8 +21,10 @@ from meshlb.errors import ClosedError, MeshError
 from meshlb.grpc.connection import Connections
 from meshlb.grpc.errors import cancelled_error, rpc_error_of
 from meshlb.grpc.in_flight import end_with, mark
+from meshlb.grpc.signals import raised_by_handler
 from meshlb.grpc.status import outcome_of
 from meshlb.grpc.stock import CLOSED, CLOSED_BLOCKING, CLOSED_IN_FLIGHT, STATES
+from meshlb.runtime.fork import on_fork_child
 
 if TYPE_CHECKING:
     from meshlb.grpc.pending import PendingCall, PendingCalls
@@ -32,6 +34,7 @@ CANCELLED = Outcome.CANCELLED
 UNREACHABLE = Outcome.UNREACHABLE
 READY = Connectivity.READY
 IDLE = Connectivity.IDLE
+TRANSIENT_FAILURE = Connectivity.TRANSIENT_FAILURE
 
 MAX_STALE = 8  # endpoints found gone in one pick, before the call waits for the scanner to catch up
 RECHECK_S = 0.005  # about as long as a connection that is wanted takes to be opened
@@ -56,7 +59,8 @@ class Multicallable:
         self._pending = pending
         self._make = make
         self._inner: dict[Subchannel, Inner] = {}
-        self._stock: Any = None
+        self._forget_stock()
+        on_fork_child(self._forget_stock)
         name = method.decode() if isinstance(method, bytes) else method
         name.encode()  # as grpc does: what is no text fails here, where the mistake is
         self._info = PickInfo(name)
@@ -85,13 +89,16 @@ class Multicallable:
         except BaseException:
             self.end(attempt, CANCELLED)
             raise
-        # Not ready in the view either: the one try that a call has when every endpoint failed.
-        if found is not None and (state is READY or view is None or view.state_of(subchannel) is not READY):
+        # Failed in the view's eyes too: the one try that a call has when every endpoint did.
+        if found is not None and (state is READY or view is None or view.state_of(subchannel) is TRANSIENT_FAILURE):
             return found[0]
         self.end(attempt, CANCELLED)
         if view is not None:
             view.set_states([(subchannel, state)])
         return None
+
+    def _forget_stock(self) -> None:
+        self._stock: tuple[grpc.Channel | None, Any] = (None, None)
 
     def forget(self, subchannels: Iterable[Subchannel]) -> None:
         """Their connections are gone; called under the lock."""
@@ -102,17 +109,22 @@ class Multicallable:
         """The fast path of a blocking call raised before it sent anything."""
         if attempt is not None:
             self.end(attempt, CANCELLED)
+        if not isinstance(error, Exception):
+            raise error
         if self.connections.closed:
             raise ValueError(CLOSED_BLOCKING)
         return self.over_stock(error, verb, arguments)
 
     def over_stock(self, error: BaseException, verb: str, arguments: Arguments) -> Any:
-        """meshlb failed: send the call as if it were not there."""
-        self.connections.binding.count_internal_error(error.__cause__ or error)
+        """meshlb failed: send the call as if it were not there. Not if a signal's handler did, whose error is raised."""
+        error = error.__cause__ or error
+        if raised_by_handler(error):
+            raise error
+        self.connections.binding.count_internal_error(error)
         channel = self.connections.stock_channel()
-        if self._stock is None:
-            self._stock = self._make(channel)
-        return getattr(self._stock, verb)(self.lent(arguments[0]), *arguments[1:])
+        if self._stock[0] is not channel:  # the first time, or in a forked child
+            self._stock = (channel, self._make(channel))
+        return getattr(self._stock[1], verb)(self.lent(arguments[0]), *arguments[1:])
 
     # --- deciding -----------------------------------------------------------------------------------------------------------
 
@@ -162,8 +174,15 @@ class Multicallable:
         try:
             if view is not None:
                 view.end(attempt, outcome)
-        except Exception as error:  # noqa: BLE001
-            self.connections.binding.count_internal_error(error)
+        except BaseException as error:  # noqa: BLE001
+            self.after_success(attempt, error)
+
+    def after_success(self, attempt: Attempt, error: BaseException) -> None:
+        """Counting an end raised: the answer is there, so a bug in it is only counted; what interrupts goes on to the caller."""
+        attempt.live.discard(attempt)
+        if not isinstance(error, Exception) or raised_by_handler(error):
+            raise error
+        self.connections.binding.count_internal_error(error)
 
     # --- calls that block ---------------------------------------------------------------------------------------------------
 
@@ -248,11 +267,13 @@ class Multicallable:
     # --- calls that do not block ----------------------------------------------------------------------------------------------
 
     def invoke(self, verb: str, arguments: Arguments) -> Any:
-        """grpc's own object if the picked endpoint is ready this very moment, else one of ours that waits for one."""
+        """grpc's own object if the picked endpoint is ready this very moment, else one of ours that waits for one. With
+        ``wait_for_ready`` always ours: it may have to wait again."""
         if self.connections.closed:
             raise ValueError(CLOSED)
+        waits = self._defaults.wait_for_ready if arguments[4] is None else arguments[4]
         try:
-            found = self._pick_ready()
+            found = None if waits else self._pick_ready()
             if found is None:
                 return self._wait_elsewhere(verb, arguments)
         except InternalError as error:

@@ -215,7 +215,7 @@ def _first_known(listed: Any) -> object:
 
 
 def _known() -> str:
-    return f"meshlb has no such policy; it has {', '.join(sorted(_POLICIES))}"
+    return f"meshlb has no such policy; it has {', '.join(sorted(set(_POLICIES.values())))}"
 
 
 def _methods(config: Mapping[str, Any]) -> dict[tuple[str, str], MethodDefaults]:

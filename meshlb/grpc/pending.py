@@ -2,10 +2,13 @@
 
 ``PendingCall`` stands on grpc's own base classes and behaves as grpc's object does while it is queued: it can be cancelled, waited
 for, given callbacks. When an endpoint is found ready it hands the call to grpc and from then on passes everything through. It is
-sent once: from the moment it began, what happens to it is final.
+sent once: from the moment it began, what happens to it is final. But with ``wait_for_ready`` one that ends as certainly never sent
+goes back to waiting, until its deadline: whoever asks first, grpc's callback or the caller, sees to that, and everybody else asks
+again. A stream of requests cannot: grpc has taken its first message by then.
 
-One daemon thread starts all of them, whenever something changed or a deadline came; never one per call, and never the discovery
-thread, because starting runs the user's serializer and failing runs the user's callbacks.
+One daemon thread starts and ends all of them, whenever something changed or a deadline came; never one per call, and never the
+discovery thread, because starting runs the user's serializer: one that is slow delays the others. Callbacks run on a second thread,
+so that no start and no deadline waits for them; they do wait for one another.
 
 Who drops a pending call before it began, and gave it no callback, is not interested any more: it is never sent, as grpc cancels
 what is dropped.
@@ -25,17 +28,22 @@ from grpc import StatusCode
 
 from meshlb.call.call import Call
 from meshlb.core.endpoint import Endpoint
+from meshlb.core.outcome import Outcome
 from meshlb.core.scheduler import Timer
+from meshlb.core.subchannel import Attempt
 from meshlb.grpc.connection import Connections
 from meshlb.grpc.errors import cancelled_error
 from meshlb.grpc.in_flight import endpoint_of
 from meshlb.grpc.link import weakly
 from meshlb.grpc.multicallable import Arguments, InternalError, Multicallable
+from meshlb.grpc.status import never_sent
 from meshlb.grpc.stock import CLOSED_IN_FLIGHT
 from meshlb.grpc.worker import Worker
 from meshlb.runtime.fork import on_fork_child
 
 WORKER = Worker("meshlb-grpc-calls")
+CALLBACKS = Worker("meshlb-grpc-callbacks")
+FOR_EVER_S = 3600.0  # a deadline may be too far away for a timer; looking once an hour costs nothing
 
 
 class PendingCalls:
@@ -56,16 +64,26 @@ class PendingCalls:
     def add(self, multicallable: Multicallable, call: Call, verb: str, arguments: Arguments) -> PendingCall:
         """Start it as soon as an endpoint is ready."""
         pending = PendingCall(self, multicallable, call, verb, arguments)
-        with self._lock:
-            self._calls.add(pending)
-        self._connections.add_watcher(self)
-        self.changed()
+        if not (call.wait_for_ready and pending.step()):  # it is here because of that perhaps, and need not wait
+            self.wait(pending)
         return pending
 
+    def wait(self, call: PendingCall) -> None:
+        """Look at it when something changes."""
+        with self._lock:
+            self._calls.add(call)
+        self._connections.add_watcher(self)
+        self.changed()
+
     def keep(self, call: PendingCall) -> None:
-        """Hold it until it began, even if its caller does not."""
+        """Hold it until its callbacks are grpc's, even if its caller does not."""
         with self._lock:
             self._kept.add(call)
+
+    def let_go(self, call: PendingCall) -> None:
+        """It has called back."""
+        with self._lock:
+            self._kept.discard(call)
 
     def changed(self) -> None:
         """Something is different; look at all of them, soon."""
@@ -82,7 +100,8 @@ class PendingCalls:
             for call in calls:
                 if call.begun:
                     self._calls.discard(call)
-                    self._kept.discard(call)
+                    if call.final:
+                        self._kept.discard(call)
             if not self._calls:
                 self._connections.remove_watcher(self)
         self._arm([limit_s for limit_s in limits_s if limit_s is not None])
@@ -92,7 +111,7 @@ class PendingCalls:
             self._timer.cancel()
             self._timer = None
         if limits_s:
-            delay_s = max(min(limits_s) - self._connections.binding.clock.now_s(), 0.0)
+            delay_s = min(max(min(limits_s) - self._connections.binding.clock.now_s(), 0.0), FOR_EVER_S)
             self._timer = self._connections.binding.scheduler.call_later(delay_s, weakly(self.changed))
 
 
@@ -104,7 +123,9 @@ class PendingCall(grpc.Call, grpc.Future):  # type: ignore[misc]
         self._multicallable = multicallable
         self._decisions = call
         self._verb = verb
-        self._arguments: Arguments | None = arguments
+        self._arguments: Arguments | None = arguments  # None: it is final
+        self._attempt: Attempt | None = None
+        self._tries = 0
         self._condition = threading.Condition()
         self._call: Any = None  # grpc's own, once it began
         self._error: BaseException | None = None  # why it will never begin
@@ -119,6 +140,11 @@ class PendingCall(grpc.Call, grpc.Future):  # type: ignore[misc]
         return self._call is not None or self._error is not None
 
     @property
+    def final(self) -> bool:
+        """It does not go back to waiting any more."""
+        return self._arguments is None
+
+    @property
     def wait_until_s(self) -> float | None:
         """When to look again even if nothing changes; a point on the pool's clock."""
         return self._decisions.wait_until_s
@@ -126,7 +152,7 @@ class PendingCall(grpc.Call, grpc.Future):  # type: ignore[misc]
     def step(self) -> bool:
         """Begin if possible; True if nothing is left to be done."""
         arguments = self._arguments
-        if arguments is None:
+        if arguments is None or self.begun:
             return True
         try:
             if self._multicallable.connections.closed:
@@ -150,6 +176,7 @@ class PendingCall(grpc.Call, grpc.Future):  # type: ignore[misc]
         else:
             if found is None:
                 return None
+            self._attempt = found[0]
             return multicallable.start(*found, self._verb, arguments, decisions.remaining_s(now_s))
         return multicallable.over_stock(internal, self._verb, arguments)
 
@@ -158,15 +185,56 @@ class PendingCall(grpc.Call, grpc.Future):  # type: ignore[misc]
             gone = self._error is not None
             if not gone:
                 self._call = call
-                self._arguments = None
-                callbacks, self._callbacks = self._callbacks, []
+                self._tries += 1
                 self._condition.notify_all()
+                if not self._decisions.wait_for_ready:
+                    self._arguments = None
+                    callbacks, self._callbacks = self._callbacks, []
         if gone:  # cancelled in the meantime
             call.cancel()
             return
+        if self._decisions.wait_for_ready:
+            if not call.add_callback(functools.partial(weakly(self._ended, self._tries))):
+                self._ended(self._tries)
+            return
         for callback in callbacks:
             if not call.add_callback(callback):
-                callback()
+                CALLBACKS.submit(callback)
+
+    def _ended(self, tries: int) -> None:
+        """grpc's call of a ``wait_for_ready`` call is over; on grpc's thread."""
+        with self._condition:
+            call = self._call if self._tries == tries else None
+        if call is None or self._goes_back(call):
+            return
+        with self._condition:
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            CALLBACKS.submit(callback)
+        self._pending.let_go(self)
+
+    def _goes_back(self, call: Any) -> bool:
+        """True if this call of grpc's is not the one to ask: it was certainly never sent, and there is, or will be, another."""
+        with self._condition:
+            if call is self._error:
+                return False
+            if self._call is not call:
+                return True
+            if self.final or not call.done():
+                return False
+            multicallable, attempt = self._multicallable, self._attempt
+            request = self._arguments[0] if self._arguments is not None else None
+            lost = never_sent(call.code(), call.details()) and multicallable.taken_back(request)
+            if not lost or attempt is None or multicallable.connections.closed:
+                self._arguments = None
+                return False
+            self._call = None
+        try:
+            self._decisions.end_attempt(attempt, Outcome.UNREACHABLE)
+        except Exception as bug:  # noqa: BLE001 - the call still waits
+            multicallable.connections.binding.count_internal_error(bug)
+        self._pending.wait(self)
+        return True
 
     def _end(self, error: BaseException, *, cancelled: bool = False) -> bool:
         with self._condition:
@@ -178,7 +246,7 @@ class PendingCall(grpc.Call, grpc.Future):  # type: ignore[misc]
             callbacks, self._callbacks = self._callbacks, []
             self._condition.notify_all()
         for callback in callbacks:
-            WORKER.submit(callback)
+            CALLBACKS.submit(callback)
         return True
 
     # --- waiting for it ------------------------------------------------------------------------------------------------------
@@ -199,29 +267,56 @@ class PendingCall(grpc.Call, grpc.Future):  # type: ignore[misc]
         except grpc.RpcError as error:
             return error
 
+    def _ask(self, question: Callable[[Any], Any]) -> Any:
+        """What grpc's call answers, or the error; of the one that counts."""
+        while True:
+            call = self._grpcs_or_error()
+            answer = question(call)
+            if not self._goes_back(call):
+                return answer
+
     def _result_of(self, verb: str, timeout: float | None) -> Any:
         clock = self._multicallable.connections.binding.clock
         started_s = clock.now_s()
-        call = self._grpcs_or_error(timeout)
-        if self._cancelled:
-            raise grpc.FutureCancelledError
-        return getattr(call, verb)(None if timeout is None else max(timeout - (clock.now_s() - started_s), 0.0))
+        while True:
+            left_s = None if timeout is None else max(timeout - (clock.now_s() - started_s), 0.0)
+            call = self._grpcs_or_error(left_s)
+            if self._cancelled:
+                raise grpc.FutureCancelledError
+            left_s = None if timeout is None else max(timeout - (clock.now_s() - started_s), 0.0)
+            try:
+                answer = getattr(call, verb)(left_s)
+            except grpc.RpcError:
+                if not self._goes_back(call):
+                    raise
+            else:
+                if not self._goes_back(call):
+                    return answer
 
     # --- grpc.Future ---------------------------------------------------------------------------------------------------------
 
     def cancel(self) -> bool:
-        if self._end(cancelled_error(), cancelled=True):
-            return True
-        return self._call is not None and bool(self._call.cancel())
+        while not self._end(cancelled_error(), cancelled=True):
+            with self._condition:
+                call = self._call
+                if call is not None:
+                    self._arguments = None
+            if call is not None:
+                return bool(call.cancel())
+            if self._error is not None:
+                return False
+        return True
 
     def cancelled(self) -> bool:
-        return self._cancelled or (self._call is not None and bool(self._call.cancelled()))
+        call = self._call
+        return self._cancelled or (call is not None and bool(call.cancelled()))
 
     def running(self) -> bool:
         return not self.done()
 
     def done(self) -> bool:
-        return self._error is not None or (self._call is not None and bool(self._call.done()))
+        call = self._call
+        return self._error is not None or (call is not None and not self._goes_back(call) and bool(call.done()))
 
     def result(self, timeout: float | None = None) -> Any:
         return self._result_of("result", timeout)
@@ -243,7 +338,7 @@ class PendingCall(grpc.Call, grpc.Future):  # type: ignore[misc]
     def add_callback(self, callback: Callable[[], None]) -> bool:
         named = functools.partial(callback)  # grpc logs .func of one that raises
         with self._condition:
-            if not self.begun:
+            if not self.final:
                 self._callbacks.append(named)
                 self._pending.keep(self)
                 return True
@@ -253,27 +348,28 @@ class PendingCall(grpc.Call, grpc.Future):  # type: ignore[misc]
         return not self.done()
 
     def time_remaining(self) -> float | None:
-        if self._call is not None:
-            left_s: float | None = self._call.time_remaining()
+        call = self._call
+        if call is not None:
+            left_s: float | None = call.time_remaining()
             return left_s
         return self._decisions.remaining_s(self._multicallable.connections.binding.clock.now_s())
 
     def initial_metadata(self) -> Any:
-        return self._grpcs_or_error().initial_metadata()
+        return self._ask(lambda call: call.initial_metadata())
 
     def trailing_metadata(self) -> Any:
-        return self._grpcs_or_error().trailing_metadata()
+        return self._ask(lambda call: call.trailing_metadata())
 
     def code(self) -> StatusCode:
-        code: StatusCode = self._grpcs_or_error().code()
+        code: StatusCode = self._ask(lambda call: call.code())
         return code
 
     def details(self) -> str:
-        details: str = self._grpcs_or_error().details()
+        details: str = self._ask(lambda call: call.details())
         return details
 
     def debug_error_string(self) -> str:
-        text: str = self._grpcs_or_error().debug_error_string()
+        text: str = self._ask(lambda call: call.debug_error_string())
         return text
 
     # --- a stream's answers --------------------------------------------------------------------------------------------------
@@ -282,14 +378,21 @@ class PendingCall(grpc.Call, grpc.Future):  # type: ignore[misc]
         return self
 
     def __next__(self) -> Any:
-        return next(self._grpcs())
+        while True:
+            call = self._grpcs()
+            try:
+                return next(call)
+            except grpc.RpcError:
+                if not self._goes_back(call):
+                    raise
 
     def next(self) -> Any:
         return next(self)
 
     @property
     def _meshlb_endpoint(self) -> Endpoint | None:
-        return endpoint_of(self._call) if self._call is not None else None
+        call = self._call
+        return endpoint_of(call) if call is not None else None
 
     def __repr__(self) -> str:
         if self._call is not None:

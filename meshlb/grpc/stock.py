@@ -7,7 +7,8 @@ Private, and probed: ``Channel._channel.check_connectivity_state`` reads a chann
 thread; where it is missing, the public ``subscribe`` does, at the price of grpc's polling thread a channel.
 
 Before grpcio 1.80 (measured: 1.60 to 1.78) nothing connects, and no loss is noticed, unless some thread of the process polls. One is
-enough for all channels, so there is one, of grpc's: that of a subscription to a channel which never connects.
+enough for all channels, so there is one, of grpc's: that of a subscription to a channel which never connects. With it a process must
+not fork any more, for gRPC hangs in the children; forking before the first use works.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ CLOSED_BLOCKING = "Cannot invoke RPC on closed channel!"  # what grpc says, to t
 CLOSED = "Cannot invoke RPC: Channel closed!"
 CLOSED_IN_FLIGHT = "Channel closed!"
 
-_RUNS_BY_ITSELF = tuple(int(part) for part in grpc.__version__.split(".")[:2]) >= (1, 80)
+RUNS_BY_ITSELF = tuple(int(part) for part in grpc.__version__.split(".")[:2]) >= (1, 80)
 _polled: dict[str, Any] = {}
 READY = 2  # grpc_connectivity_state
 STATES = (
@@ -78,7 +79,7 @@ def state_reader(channel: grpc.Channel) -> Callable[[bool], int]:
 
 def keep_running() -> None:
     """See the module head: one channel a process that goes nowhere and is polled; nothing from grpcio 1.80 on."""
-    if not _RUNS_BY_ITSELF and _polled.get("pid") != os.getpid():
+    if not RUNS_BY_ITSELF and _polled.get("pid") != os.getpid():
         _polled["pid"] = os.getpid()
         channel = _polled["channel"] = insecure_channel("ipv4:127.0.0.1:1", ())
         channel.subscribe(lambda state: None)

@@ -1,6 +1,7 @@
 """A daemon thread for what may run code of the user's (serializers, callbacks), so that the discovery thread never does.
 
-Started by the first job, gone after ten idle seconds, fresh in a forked child. Jobs run one at a time, in the order they came.
+Started by the first job, gone after ten idle seconds, fresh in a forked child. Jobs run one at a time, in the order they came. No
+exception of a job ends the thread, ``SystemExit`` neither: others wait for the jobs that follow.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Worker:
         """Forget everything, for a forked child."""
         self._lock = threading.RLock()  # re-entrant: a finalizer may submit while this thread holds it
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._running = False
+        self._thread: threading.Thread | None = None
 
     def submit(self, job: Callable[[], None]) -> None:
         """Have it run; dropped while the interpreter ends (Python 3.11 hangs in ``Thread.start`` then)."""
@@ -40,12 +41,21 @@ class Worker:
             return
         with self._lock:
             self._jobs.put(job)
-            if self._running:
+            if self._thread is not None and self._thread.is_alive():
                 return
-            threading.Thread(target=self._run, args=(self._jobs,), name=self._name, daemon=True).start()
-            self._running = True  # not if the system allows no thread: the next job tries again
+            thread = threading.Thread(target=self._run, args=(self._jobs,), name=self._name, daemon=True)
+            thread.start()
+            self._thread = thread  # not if the system allows no thread: the next job tries again
 
     def _run(self, jobs: queue.SimpleQueue[Callable[[], None]]) -> None:
+        try:
+            self._run_until_idle(jobs)
+        finally:
+            with self._lock:
+                if self._thread is threading.current_thread():
+                    self._thread = None
+
+    def _run_until_idle(self, jobs: queue.SimpleQueue[Callable[[], None]]) -> None:
         while True:
             try:
                 job = jobs.get(timeout=self._idle_s)
@@ -53,10 +63,11 @@ class Worker:
                 with self._lock:
                     if not jobs.empty():  # came in after the time ran out
                         continue
-                    self._running = False
+                    if self._thread is threading.current_thread():
+                        self._thread = None
                     return
             try:
                 job()
-            except Exception:  # noqa: BLE001 - the user's code; logged, as grpc does
+            except BaseException:  # noqa: BLE001 - the user's code, which may call sys.exit; logged, as grpc does
                 _log.exception("%s: %r failed", self._name, job)
             del job  # what it holds must not live until the next one

@@ -95,11 +95,15 @@ class View:
             attempt.subchannel = subchannel
             attempt.started_s = now_s
             attempt.live = live = subchannel.streams if stream else subchannel.unary
-            live.add(attempt)
-            if not subchannel.removed:
-                subchannel.started += 1
-                subchannel.metric.on_start(now_s)
-                return attempt
+            try:  # costs nothing; a signal's handler may raise in between, and the count would stay
+                live.add(attempt)
+                if not subchannel.removed:
+                    subchannel.started += 1
+                    subchannel.metric.on_start(now_s)
+                    return attempt
+            except BaseException:
+                live.discard(attempt)
+                raise
             live.discard(attempt)
         return None
 

@@ -74,7 +74,12 @@ def measure(endpoints: list[str], warm: str, arm: str, preload: str = "") -> dic
 
 def import_cpu_ms(statement: str, rounds: int = 9) -> float:
     program = f"import time; t = time.process_time(); {statement}; print((time.process_time() - t) * 1000)"
-    return common.median([float(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout) for _ in range(rounds)])
+    return common.median(
+        [
+            float(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
+            for _ in range(rounds)
+        ]
+    )
 
 
 def main() -> None:
@@ -100,7 +105,10 @@ def main() -> None:
     costs = {name: import_cpu_ms(statement) for name, statement in _IMPORTS.items()}
     common.table(("", "CPU ms"), [(name, f"{cost:.1f}") for name, cost in costs.items()])
     loaded = subprocess.run(
-        [sys.executable, "-c", f"import sys, meshlb; print([m for m in {_HEAVY!r} if m in sys.modules])"], check=True, capture_output=True, text=True
+        [sys.executable, "-c", f"import sys, meshlb; print([m for m in {_HEAVY!r} if m in sys.modules])"],
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout.strip()
     print(f"loaded by `import meshlb`, of {', '.join(_HEAVY)}: {loaded}")
 

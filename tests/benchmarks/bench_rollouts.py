@@ -41,7 +41,9 @@ class Tally:
 
     def lost(self, hard: bool, alive: set[str]) -> list[str]:
         """The failures that were not in flight on a pod that died hard. ``alive``: addresses of the pods that are there at the end."""
-        return [words for address, words in self.failures if not (hard and address and address not in alive and not _never_sent(words))]
+        return [
+            words for address, words in self.failures if not (hard and address and address not in alive and not _never_sent(words))
+        ]
 
 
 def _never_sent(words: str) -> bool:

@@ -176,5 +176,10 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     lines = [list(headings), *(list(line) for line in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     for line in lines:
-        print("  ".join(cell.rjust(width) if index else cell.ljust(width) for index, (cell, width) in enumerate(zip(line, widths, strict=True))))
+        print(
+            "  ".join(
+                cell.rjust(width) if index else cell.ljust(width)
+                for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+        )
     print()

@@ -174,8 +174,8 @@ async def _result(call: Any, messages: AsyncIterator[Any]) -> Result:
         replies=replies,
         code=code,
         details=details,
-        initial=dict(await call.initial_metadata() or ()),
-        trailing=dict(await call.trailing_metadata() or ()),
+        initial=dict(tuple(await call.initial_metadata() or ())),
+        trailing=dict(tuple(await call.trailing_metadata() or ())),
         error=raised,
         endpoint=endpoint_of(call),
     )

@@ -93,7 +93,6 @@ class ContractService(EchoService):
     def _call(self, context: grpc.ServicerContext) -> Iterator[None]:
         over = threading.Event()
         context.add_callback(lambda: over.is_set() or self.hung_up.set())
-        self.begun.set()
         asked = dict(context.invocation_metadata())
         if "speak" in asked:
             context.send_initial_metadata((("initial", asked["speak"]), ("initial-bin", b"\x00\xff")))
@@ -105,23 +104,31 @@ class ContractService(EchoService):
                 self.hung_up.set()
             over.set()
 
+    def _begun(self, requests: Iterator[Any]) -> Iterator[Any]:
+        """With the first message: a stream that is cancelled before it may look like one that was ended."""
+        for request in requests:
+            self.begun.set()
+            yield request
+
     def Get(self, request: Any, context: grpc.ServicerContext) -> Any:
         with self._call(context):
+            self.begun.set()
             if request.payload.startswith("size:"):
                 return echo_pb2.EchoReply(payload="x" * int(request.payload[5:]))
             return super().Get(request, context)
 
     def Watch(self, request: Any, context: grpc.ServicerContext) -> Any:
         with self._call(context):
+            self.begun.set()
             yield from super().Watch(request, context)
 
     def Collect(self, requests: Any, context: grpc.ServicerContext) -> Any:
         with self._call(context):
-            return super().Collect(requests, context)
+            return super().Collect(self._begun(requests), context)
 
     def Chat(self, requests: Any, context: grpc.ServicerContext) -> Any:
         with self._call(context):
-            yield from super().Chat(requests, context)
+            yield from super().Chat(self._begun(requests), context)
 
 
 @contextlib.contextmanager

@@ -252,7 +252,7 @@ def test_the_deadline_comes_while_nothing_is_known() -> None:
 def test_without_a_deadline_the_first_answer_is_waited_for_within_bounds() -> None:
     """``first_answer_timeout_s``, then UNAVAILABLE that names it and the target."""
     binding = LooseBinding(first_answer_timeout_s=0.1)
-    with bench(binding=binding) as channel, pytest.raises(ResolveError, match="orders.shop.*first_answer_timeout_s=0.1") as caught:
+    with bench(binding=binding) as channel, pytest.raises(ResolveError, match=r"orders.shop.*first_answer_timeout_s=0.1") as caught:
         channel.stub.Get(request())
     assert isinstance(caught.value, grpc.RpcError)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -443,3 +443,40 @@ class SwallowingSocket:
     def __exit__(self, *exc: object) -> None:
         for each in (*self._fill, self._server):
             each.close()
+
+
+@pytest.mark.parametrize("kind", [Exception, BaseException])
+@pytest.mark.parametrize("place", ["on_start", "on_end"])
+def test_what_a_signals_handler_raises_reaches_the_caller_and_leaves_nothing(kind: type[BaseException], place: str) -> None:
+    """In the middle of meshlb: not counted as a bug, not swallowed, nothing left in flight (``bench`` looks)."""
+
+    class Interrupt(kind):  # type: ignore[misc, valid-type]
+        pass
+
+    def handler(number: int, frame: object) -> None:
+        raise Interrupt
+
+    class Interrupted:
+        def on_start(self, now_s: float) -> None:
+            self.reach("on_start")
+
+        def on_end(self, now_s: float, took_s: float, outcome: object) -> None:
+            self.reach("on_end")
+
+        def reach(self, where: str) -> None:
+            if where == place:
+                signal.raise_signal(signal.SIGTERM)
+
+    with echo_servers(1) as servers, bench(*servers) as channel:
+        channel.stub.Get(request())
+        (subchannel,) = channel.binding.subchannels
+        metric, subchannel.metric = subchannel.metric, Interrupted()  # type: ignore[assignment]
+        before = signal.signal(signal.SIGTERM, handler)
+        try:
+            for _ in range(3):
+                with pytest.raises(Interrupt):
+                    channel.stub.Get(request())
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            subchannel.metric = metric
+        assert channel.stub.Get(request()).pod == "pod-0"

@@ -37,6 +37,7 @@ class CountingProxy:
 
     def __init__(self, port: int) -> None:
         self.connections = 0
+        self.closed = 0
         self._target = port
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
@@ -50,16 +51,16 @@ class CountingProxy:
                 return
             self.connections += 1
             server = socket.create_connection(("127.0.0.1", self._target))
-            for source, sink in ((client, server), (server, client)):
-                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+            threading.Thread(target=self._pump, args=(client, server), daemon=True).start()
+            threading.Thread(target=self._pump, args=(server, client), daemon=True).start()
 
-    @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         try:
             while data := source.recv(65536):
                 sink.sendall(data)
         except OSError:
             pass
+        self.closed += 1
         for end in (source, sink):
             end.close()
 
@@ -157,6 +158,19 @@ def test_a_removed_endpoint_finishes_what_it_has() -> None:
         assert len(list(stream)) == 19
         assert stream.code() is grpc.StatusCode.OK
         eventually(lambda: not channel.connections._draining, "nothing keeps it")
+
+
+def test_the_connection_to_a_removed_endpoint_is_closed_when_it_is_idle() -> None:
+    """Stubs that have used it do not keep it."""
+    with echo_servers(2) as servers:
+        proxy = CountingProxy(servers[0].port)
+        with bench(proxy.endpoint(), servers[1]) as channel:
+            channel.ready(2)
+            assert {channel.stub.Get(request()).pod for _ in range(4)} == {"pod-0", "pod-1"}
+            assert len(list(channel.stub.Watch(request(count=1)))) + len(list(channel.stub.Watch(request(count=1)))) == 2
+            channel.binding.update(servers[1:])
+            eventually(lambda: gc.collect() is not None and proxy.closed, "it is closed")
+        proxy.close()
 
 
 def test_blocking_calls_on_a_removed_endpoint_finish() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import sys
+import threading
 
 import grpc
 import pytest
@@ -34,7 +37,7 @@ def test_states_are_told_in_order_and_once() -> None:
         eventually(lambda: states[-1] is State.TRANSIENT_FAILURE, "all are gone")
         servers[1].start()
         eventually(lambda: states[-1] is State.READY, "one is back")
-        assert all(first is not second for first, second in zip(states, states[1:], strict=False))
+        assert all(first is not second for first, second in itertools.pairwise(states))
 
 
 def test_one_ready_endpoint_makes_the_channel_ready() -> None:
@@ -109,3 +112,20 @@ def test_after_close_nobody_is_told_and_nobody_subscribes() -> None:
         with pytest.raises(ValueError, match="Channel closed!"):
             channel.channel.subscribe(states.append)
         assert states == [State.IDLE]
+
+
+def test_a_callback_that_exits_leaves_the_others_theirs() -> None:
+    """``sys.exit`` in a thread of ours ends nothing."""
+    with echo_servers(1) as servers, bench(*servers) as channel:
+        states: list[State] = []
+        channel.channel.subscribe(lambda state: sys.exit(3))
+        channel.channel.subscribe(states.append, try_to_connect=True)
+        eventually(lambda: states and states[-1] is State.READY, "the other one hears")
+
+
+def test_no_thread_stays_for_a_channel_that_tells_nobody() -> None:
+    """Many channels whose readiness was waited for once would keep a thread each."""
+    with echo_servers(1) as servers, bench(*servers) as channel:
+        grpc.channel_ready_future(channel.channel).result(timeout=PATIENCE_S)
+        names = lambda: [thread.name for thread in threading.enumerate()]  # noqa: E731
+        eventually(lambda: "meshlb-grpc-connectivity" not in names(), "its thread ended", patience_s=3.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import time
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import grpc
 import pytest
 
+from meshlb.core.connectivity import Connectivity
+from meshlb.core.endpoint import Endpoint
 from meshlb.errors import NoEndpointError
 from meshlb.grpc.in_flight import endpoint_of
 from meshlb.grpc.pending import PendingCall
-from tests.support.channels import PATIENCE_S, Bench, bench, echo_servers, eventually, request
+from meshlb.grpc.stock import READY
+from tests.support.channels import PATIENCE_S, Bench, bench, echo_servers, eventually, request, unused_port
 
 
 def invoke(channel: Bench, kind: str, **arguments: Any) -> Any:
@@ -226,3 +230,96 @@ def test_a_pending_call_says_what_it_is() -> None:
         channel.binding.update(servers)
         call.result()
         assert "that began" in repr(call)
+
+
+@pytest.mark.parametrize("harm", [lambda release: sys.exit(3), lambda release: release.wait(PATIENCE_S)], ids=["exit", "slow"])
+def test_a_callback_that_exits_or_takes_long_delays_no_other_call(harm: Any) -> None:
+    """The deadlines and the beginnings of other pending calls do not wait for the user's code."""
+    release = threading.Event()
+    with echo_servers(1) as servers, bench() as channel:
+        reached = threading.Event()
+        first = channel.stub.Get.future(request(), timeout=0.02)
+        first.add_done_callback(lambda _: (reached.set(), harm(release)))
+        assert reached.wait(PATIENCE_S)
+        late = channel.stub.Get.future(request(), timeout=0.05)
+        assert late.exception(timeout=PATIENCE_S / 2).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        begun = channel.stub.Get.future(request())
+        channel.binding.update(servers)
+        assert begun.result(timeout=PATIENCE_S / 2).pod == "pod-0"
+        release.set()
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), float(sys.maxsize), 1e10])
+def test_an_endless_timeout_waits(timeout: float) -> None:
+    """Longer than any timer takes: no OverflowError, neither in the caller's thread nor in ours."""
+    with bench() as channel:
+        call = channel.stub.Get.future(request(), timeout=timeout)
+        ended: list[BaseException] = []
+
+        def block() -> None:
+            try:
+                channel.stub.Get(request(), timeout=timeout)
+            except BaseException as error:  # noqa: BLE001
+                ended.append(error)
+
+        blocked = threading.Thread(target=block)
+        blocked.start()
+        with pytest.raises(grpc.FutureTimeoutError):
+            call.result(timeout=0.1)
+        assert ended == []
+        channel.channel.close()
+        blocked.join(PATIENCE_S)
+        assert [type(error).__name__ for error in ended] == ["CancelledError"]
+        assert call.code() is grpc.StatusCode.CANCELLED
+
+
+def pretend_ready(channel: Bench) -> None:
+    """The view and the looks at connections take endpoints at which nobody listens for ready."""
+    view = channel.connections.open()
+    assert view is not None
+    subchannels = channel.binding.subchannels
+    eventually(lambda: all(view.state_of(sub) is Connectivity.TRANSIENT_FAILURE for sub in subchannels), "they were tried")
+    channel.connections._look_at_all = channel.connections._look_at_some = lambda: None  # type: ignore[method-assign]
+    for link in channel.connections.links.values():
+        link.look = lambda connect: READY
+    view.set_states([(sub, Connectivity.READY) for sub in subchannels])
+
+
+@pytest.mark.parametrize("kind", ["Get", "Watch"])
+def test_wait_for_ready_waits_again_when_its_endpoint_vanishes_before_it_was_sent(kind: str) -> None:
+    """It is handed to endpoints that are gone, several times, and is answered when one is back; callbacks run once, at the end."""
+    gone = [Endpoint(host="127.0.0.1", port=unused_port(), name=f"gone-{number}") for number in range(4)]
+    with echo_servers(1) as servers, bench(*gone) as channel:
+        pretend_ready(channel)
+        call = invoke(channel, kind, wait_for_ready=True, timeout=PATIENCE_S)
+        called: list[Any] = []
+        call.add_done_callback(called.append)
+        eventually(lambda: sum(sub.failed for sub in channel.binding.subchannels) >= 3, "it was tried elsewhere")
+        assert not call.done()
+        assert called == []
+        del channel.connections._look_at_all, channel.connections._look_at_some  # it looks again
+        channel.binding.update([*gone, *servers])
+        reply = next(call) if kind == "Watch" else call.result()
+        assert reply.pod == "pod-0"
+        assert endpoint_of(call) == servers[0].endpoint
+        assert list(call) == [] if kind == "Watch" else True
+        assert call.code() is grpc.StatusCode.OK
+        eventually(lambda: called == [call], "called back")
+
+
+@pytest.mark.parametrize("kind", ["Get", "Watch"])
+@pytest.mark.parametrize("ending", ["deadline", "cancel", "close"])
+def test_wait_for_ready_that_was_never_sent_ends_as_a_waiting_call_does(kind: str, ending: str) -> None:
+    """With its deadline, cancelled, or with its channel; never with the UNAVAILABLE of an endpoint that it was handed to."""
+    gone = [Endpoint(host="127.0.0.1", port=unused_port(), name=f"gone-{number}") for number in range(4)]
+    with bench(*gone) as channel:
+        pretend_ready(channel)
+        call = invoke(channel, kind, wait_for_ready=True, timeout=0.5 if ending == "deadline" else PATIENCE_S)
+        eventually(lambda: sum(sub.failed for sub in channel.binding.subchannels) >= 3, "it was tried elsewhere")
+        if ending == "cancel":
+            assert call.cancel()
+        elif ending == "close":
+            channel.channel.close()
+        expected = grpc.StatusCode.DEADLINE_EXCEEDED if ending == "deadline" else grpc.StatusCode.CANCELLED
+        assert call.code() is expected
+        assert call.done()

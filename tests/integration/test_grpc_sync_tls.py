@@ -80,3 +80,8 @@ def test_call_credentials_travel_over_tls(authority: Any) -> None:
     channel.channel.close()
     binding.scheduler.stop()
     server.stop()
+
+
+def test_a_list_of_addresses_is_verified_against_its_first(authority: Any) -> None:
+    """The authority is the whole list then, which no certificate carries."""
+    assert get(authority, "127.0.0.1", target="ipv4:127.0.0.1:1,127.0.0.1:2").pod == "pod-0"

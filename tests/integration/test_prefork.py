@@ -75,7 +75,19 @@ def gunicorn(directory: Path, environ: dict[str, str], *arguments: str) -> Itera
     (directory / "served.py").write_text(APP)
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "gunicorn", "-w", "2", "-b", f"127.0.0.1:{port}", "--chdir", str(directory), *arguments, "served:app"],
+        [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "-w",
+            "2",
+            "-b",
+            f"127.0.0.1:{port}",
+            "--chdir",
+            str(directory),
+            *arguments,
+            "served:app",
+        ],
         env=environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -128,9 +140,22 @@ def test_gunicorn_workers_are_balanced(
 
 
 def run(program: str, environ: dict[str, str], timeout_s: float = 60) -> str:
-    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=timeout_s, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        stdout, stderr = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # its children too: one that hangs in gRPC would spin for ever
+        stdout, stderr = process.communicate()
+        pytest.fail(f"it did not end in {timeout_s:g} s:\n{stdout}{stderr}")
+    assert process.returncode == 0, stdout + stderr
+    return stdout
 
 
 FORK = """

@@ -132,7 +132,7 @@ async def test_a_cancelled_wait_leaves_nothing_behind(mesh: Mesh) -> None:
 
 def test_nothing_known_is_an_error_that_names_what_was_asked(mesh: Mesh) -> None:
     """Not a hang, and not a bare timeout."""
-    with pytest.raises(meshlb.MeshError, match="nowhere.invalid"), mesh.pool("nowhere.invalid:80").pick(timeout_s=5):
+    with pytest.raises(meshlb.MeshError, match=r"nowhere\.invalid"), mesh.pool("nowhere.invalid:80").pick(timeout_s=5):
         pass
 
 

@@ -13,7 +13,9 @@ import meshlb
 
 
 def run(program: str) -> str:
-    return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, env=os.environ).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, env=os.environ
+    ).stdout.strip()
 
 
 def test_every_public_name_resolves_and_is_listed() -> None:

@@ -11,17 +11,19 @@ get and ``meshlb.grpc.aio.guards`` for forks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
 
 from meshlb.errors import ConfigError
-from meshlb.grpc import Options, bound
+from meshlb.grpc import Options
 from meshlb.grpc.aio.channel import Channel
 from meshlb.grpc.aio.guards import NoRunningLoopError
 from meshlb.grpc.aio.stock import Parts, StockChannel
 from meshlb.grpc.in_flight import endpoint_of
+from meshlb.grpc.options import ChannelOptions
+from meshlb.mesh import default_mesh
 
 if TYPE_CHECKING:
     from meshlb.config import Config
@@ -66,8 +68,12 @@ def secure_channel(
 
 
 def _channel(target: str, options: Options | None, parts: Parts, config: Config | None, mesh: Mesh | None) -> grpc.aio.Channel:
-    given: tuple[tuple[str, Any], ...] = tuple(options) if options is not None else ()
-    binding, parsed = bound(target, given, config, mesh)
-    if parsed is None:
+    used = mesh if mesh is not None else default_mesh()
+    given = tuple(options) if options is not None else ()
+    binding = used.bind(target, config)
+    if binding.off:  # what meshlb thinks of the options does not matter then
         return StockChannel(lambda: parts.channel(binding.stock_target, given))
+    parsed = ChannelOptions.of(given)
+    if parsed.policy is not None:
+        binding = used.bind(target, config, policy=parsed.policy)
     return Channel(binding, parsed, parts)

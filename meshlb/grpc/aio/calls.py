@@ -4,14 +4,17 @@ grpc's call object belongs to one channel from the moment it is made, and grpc s
 leaves in between fails a call that never left the client. So a unary call is an object of ours around grpc's. When grpc's ends,
 its done callback decides at once, without a task: if it was certainly never sent and may go elsewhere, the next one is made and takes
 its place before anyone who awaits the first is woken. Streams are grpc's own objects when the picked endpoint is ready, and these
-objects while they wait; once there is a stream it is final, since messages may have been read or written.
+objects while they wait; once there is a stream it is final, since messages may have been read or written. With ``wait_for_ready`` a
+stream is always an object of ours, and one that was certainly never sent waits again, until its deadline; unless its requests come
+from an iterator, of which grpc has taken the first by then.
 
 Whoever awaits or asks something is passed on to the grpc call of the moment, and asked again if that one was replaced meanwhile. A
 call that ends without one has an ``Unsent`` in its place. Done callbacks of users run once, at the end.
 
 In-flight. The attempt ends in grpc's done callback: on success, error, deadline, cancellation in any form, and ``close()``. A call
 that nobody awaits ends when its reply comes, as in grpc. Where grpc never reports an end (a unary call with malformed metadata), the
-await does it, or the garbage collector when nobody awaits. An abandoned stream counts for as long as its server may send: it does run.
+await does it, or the garbage collector when nobody awaits. An abandoned stream that
+is grpc's own counts until grpc cancels it, when the garbage collector frees its object, or else until it or its loop ends.
 
 Used in the event loop it was made in, like everything in ``grpc.aio``.
 """
@@ -54,7 +57,7 @@ class BalancedCall:
     _callbacks: list[Callable[[Any], Any]] | None = None
     _waiters: list[asyncio.Future[None]] | None = None
     _finished = False
-    _may_move = False
+    _channel = None  # grpcio before 1.83 looks for calls in all tasks when it closes a channel, and asks each whose it is
 
     def __init__(
         self,
@@ -80,6 +83,8 @@ class BalancedCall:
         self._wait_for_ready = wait_for_ready
         self._compression = compression
         if connection is None or attempt is None:
+            if timeout_s is not None:
+                _ = 0.0 + timeout_s  # what is no number is the caller's mistake, and heard of at once, as with grpc
             self.advance()
         else:
             connection.live.add(attempt)
@@ -167,10 +172,17 @@ class BalancedCall:
                 driver.limits,
                 multi.info,
                 deadline_s=None if timeout_s is None else started_s + timeout_s,
-                wait_for_ready=multi.wait_for_ready if self._wait_for_ready is None else bool(self._wait_for_ready),
+                wait_for_ready=self._waits_for_ready(),
                 stream=multi.stream,
             )
         return call
+
+    def _waits_for_ready(self) -> bool:
+        return self._multi.wait_for_ready if self._wait_for_ready is None else bool(self._wait_for_ready)
+
+    def _can_move(self) -> bool:
+        """Nothing that grpc's call was given is lost with it."""
+        return not self._multi.stream
 
     # --- ending -----------------------------------------------------------------------------------------------------------
 
@@ -180,6 +192,7 @@ class BalancedCall:
         try:
             attempt, connection = self._attempt, self._connection
             if attempt is not None and connection is not None:
+                self._connection = None  # whoever keeps the call does not keep the connection
                 connection.live.discard(attempt)
                 try:
                     ok = inner._cython_call.is_ok()  # private: see ``ends``
@@ -199,12 +212,12 @@ class BalancedCall:
     def _moves_on(self, attempt: Attempt, outcome: Outcome) -> bool:
         """End a failed attempt; True if another is on its way, or waits for an endpoint."""
         driver = self._driver
-        if outcome is not Outcome.UNREACHABLE or not self._may_move or driver.closing:
+        if outcome is not Outcome.UNREACHABLE or driver.closing or not self._can_move():
             driver.view.end(attempt, outcome)
             return False
         if self._logical().end_attempt(attempt, outcome) is None:
             return False
-        self._inner = self._attempt = self._connection = None
+        self._inner = self._attempt = None
         driver.connections.look_again()  # what killed this endpoint may have killed others
         self.advance()
         return True
@@ -244,6 +257,26 @@ class BalancedCall:
         except asyncio.CancelledError:
             self.cancel()
             raise
+
+    def _stays(self, inner: Any, error: BaseException) -> bool:
+        """The grpc call of the moment ended so for who read or wrote; False: another has taken its place, to be asked in turn."""
+        if self._inner is inner:
+            return True
+        if isinstance(error, asyncio.CancelledError):  # grpc has cancelled the one that is gone already
+            self.cancel()
+            return True
+        return False
+
+    async def _do(self, verb: str, *args: Any) -> Any:
+        """What grpc cancels the call for when it is cancelled itself; once more if the call goes elsewhere meanwhile."""
+        while True:
+            await self._sent_or_cancel()
+            inner = self._inner
+            try:
+                return await getattr(inner, verb)(*args)
+            except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+                if self._stays(inner, error):
+                    raise
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, None
@@ -311,16 +344,7 @@ class BalancedCall:
         return await self._ask("debug_error_string")
 
     async def wait_for_connection(self) -> None:
-        while True:
-            await self._sent_or_cancel()
-            inner = self._inner
-            try:
-                await inner.wait_for_connection()
-            except grpc.aio.AioRpcError:
-                if self._inner is inner:
-                    raise
-            else:
-                return
+        await self._do("wait_for_connection")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._multi.info.method}: {self._inner!r}>"

@@ -247,7 +247,9 @@ class _Connector:
         self._parts = parts
 
     def connect(self, endpoint: Endpoint) -> grpc.aio.Channel:
-        options = self._options.endpoint_options(self._binding.authority, endpoint, self._binding.config)
+        binding = self._binding
+        tls_name = binding.tls_name if self._parts.secure else ""
+        options = self._options.endpoint_options(binding.authority, endpoint, binding.config, tls_name=tls_name)
         return self._parts.channel(endpoint_target(endpoint), options)
 
 

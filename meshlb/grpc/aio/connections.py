@@ -183,6 +183,8 @@ class Connections:
         for user in self.users:
             for connection in connections:
                 user.inners.pop(connection, None)
+        for connection in connections:
+            connection.channel = None  # whoever still holds the connection, a call without an end, does not hold the channel
 
     # --- looking ----------------------------------------------------------------------------------------------------------
 

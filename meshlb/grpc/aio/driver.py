@@ -87,7 +87,7 @@ class Driver:
 
     def park(self, call: BalancedCall, until_s: float | None) -> None:
         """``call.advance()`` when the view changes, or when ``until_s`` has come."""
-        delay_s = FOR_EVER_S if until_s is None else max(until_s - self.now_s(), 0.0)
+        delay_s = FOR_EVER_S if until_s is None else min(max(until_s - self.now_s(), 0.0), FOR_EVER_S)
         self._parked[call] = self.loop.call_later(delay_s, self._expire, call)
         self.connections.look_in(FASTEST_S)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Generator
 from typing import Any
 
@@ -29,8 +30,15 @@ class _UnaryResponse(BalancedCall):
                     if self._attempt is not None:
                         mark(error, self._attempt.subchannel.endpoint)
                     raise
+            except asyncio.CancelledError:
+                if self._inner is not inner:  # its awaiter was cancelled, and grpc has cancelled the one before
+                    self.cancel()
+                raise
             except Exception:
-                inner.cancel()  # without effect if grpc knows that the call is over, which it does not after malformed metadata
+                # Not a status: malformed metadata, which leaves the call open in grpc, or an interceptor of the user.
+                self._inner_done(inner)
+                with contextlib.suppress(Exception):  # grpcio 1.60 raises the interceptor's exception here again
+                    inner.cancel()
                 raise
 
 
@@ -46,30 +54,45 @@ class _StreamResponse(BalancedCall):
         return self._messages
 
     async def _all_messages(self) -> AsyncIterator[Any]:
-        await self._sent_or_cancel()
-        async for message in self._inner:
-            yield message
+        while True:
+            await self._sent_or_cancel()
+            inner = self._inner
+            try:
+                async for message in inner:
+                    yield message
+            except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+                if self._stays(inner, error):
+                    raise
+            else:
+                return
 
     async def read(self) -> Any:
         if self._messages is not None:
             raise grpc.aio.UsageError(_MIXED)
         self._read = True
-        await self._sent_or_cancel()
-        return await self._inner.read()
+        return await self._do("read")
+
+    def _can_move(self) -> bool:
+        return self._waits_for_ready()
 
 
 class _StreamRequest(BalancedCall):
+    _wrote = False
+
     async def write(self, request: Any) -> None:
         self._only_without_iterator()
         if self._finished:
             raise asyncio.InvalidStateError(ALREADY_FINISHED)
-        await self._sent_or_cancel()
-        await self._inner.write(request)
+        await self._do("write", request)
+        self._wrote = True
 
     async def done_writing(self) -> None:
         self._only_without_iterator()
-        await self._sent_or_cancel()
-        await self._inner.done_writing()
+        await self._do("done_writing")
+        self._wrote = True
+
+    def _can_move(self) -> bool:
+        return self._waits_for_ready() and self._request is None and not self._wrote
 
     def _only_without_iterator(self) -> None:
         if self._request is not None:
@@ -78,8 +101,6 @@ class _StreamRequest(BalancedCall):
 
 class UnaryUnaryCall(_UnaryResponse, grpc.aio.UnaryUnaryCall):  # type: ignore[misc]
     """Every unary call: it goes elsewhere when it was certainly never sent."""
-
-    _may_move = True
 
 
 class UnaryStreamCall(_StreamResponse, grpc.aio.UnaryStreamCall):  # type: ignore[misc]

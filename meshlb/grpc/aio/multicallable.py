@@ -72,11 +72,13 @@ class MultiCallable:
         return getattr(channel, self.kind)(*self._arguments, **self._extras)
 
     def _invoke(self, request: Any, timeout: Any, metadata: Any, credentials: Any, wait_for_ready: Any, compression: Any) -> Any:
-        """A stream: grpc's own object if the picked endpoint is ready, ours if it has to wait."""
+        """A stream: grpc's own object if the picked endpoint is ready, ours if it has to wait, or may have to again."""
         try:
             driver = self._drivers[get_running_loop()]
         except (KeyError, RuntimeError):
             driver = self.channel.driver()
+        if self.wait_for_ready if wait_for_ready is None else wait_for_ready:
+            return self.call_class(self, driver, request, timeout, metadata, credentials, wait_for_ready, compression)
         try:
             connection, attempt = driver.begin(self.info, True)
         except Exception:  # noqa: BLE001

@@ -57,6 +57,11 @@ class Parts:
         self._compression = compression
         self._interceptors = interceptors
 
+    @property
+    def secure(self) -> bool:
+        """With credentials of a channel."""
+        return self._credentials is not None
+
     def channel(self, target: str, options: Sequence[Option]) -> grpc.aio.Channel:
         """A channel of grpc's own in the running loop; it connects when it is used or told to."""
         if self._credentials is None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from meshlb.call.call import MAX_ELSEWHERE, Call, CallLimits
+from meshlb.call.call import AGAIN_S, MAX_ELSEWHERE, Call, CallLimits
 from meshlb.core.clock import Rng
 from meshlb.core.outcome import Outcome
 from meshlb.core.policy import PickInfo
@@ -345,6 +345,25 @@ def test_wait_for_ready_waits_again_after_an_unreachable_endpoint() -> None:
     assert caller.waits() is None
     bench.connect(READY, bench.sub(1))
     assert caller.sent().subchannel is bench.sub(1)  # tried before, and there is no other
+
+
+def test_wait_for_ready_waits_again_however_often_an_endpoint_is_lost() -> None:
+    """Neither the limit nor an empty bucket ends it; from then on it pauses before each try, and never beyond its deadline."""
+    bench = connected(1, 2)
+    caller = Caller(bench, wait_for_ready=True, tokens=1.0, timeout_s=1.02)
+    assert caller.call.end_attempt(caller.sent(), UNREACHABLE) == 0.0
+    for _ in range(20):
+        bench.connect(READY, *bench.view.wanted())
+        assert caller.call.end_attempt(caller.sent(), UNREACHABLE) == AGAIN_S
+        bench.connect(READY, *bench.view.wanted())
+        assert caller.waits() is not None
+        bench.loop.advance(AGAIN_S)
+    assert caller.budget.tokens == 0.0
+    assert caller.call.end_attempt(caller.sent(), UNREACHABLE) == AGAIN_S
+    assert 0.0 < (caller.waits() or 0.0) < AGAIN_S
+    bench.loop.advance(0.03)
+    with pytest.raises(DeadlineExceededError):
+        caller.begin()
 
 
 # --- elsewhere ------------------------------------------------------------------------------------------------------------

@@ -189,7 +189,7 @@ def test_the_policy_is_found_where_grpc_looks(options: list[tuple[str, Any]], po
 )
 def test_a_policy_that_we_do_not_have_is_an_error_that_names_those_we_have(option: tuple[str, Any]) -> None:
     """Silently balancing otherwise would be worse."""
-    with pytest.raises(ConfigError, match=r"no such policy; it has least_request, .*p2c, round_robin"):
+    with pytest.raises(ConfigError, match="no such policy; it has least_request, p2c, round_robin"):
         ChannelOptions.of([option])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 
 import pytest
@@ -53,3 +54,13 @@ def test_a_system_without_threads_is_reported(monkeypatch: pytest.MonkeyPatch) -
         worker.submit(lambda: ran.append(1))
     worker.submit(lambda: ran.append(2))
     eventually(lambda: ran == [1, 2], "both ran")
+
+
+def test_a_job_that_exits_does_not_end_the_thread(caplog: pytest.LogCaptureFixture) -> None:
+    """``sys.exit`` in a callback: logged, and the next job runs."""
+    worker, ran = Worker("meshlb-test", idle_s=0.05), []
+    with caplog.at_level(logging.ERROR, "meshlb.grpc"):
+        worker.submit(lambda: sys.exit(3))
+        worker.submit(lambda: ran.append(1))
+        eventually(lambda: ran == [1], "the next one ran")
+    assert "SystemExit: 3" in caplog.text
