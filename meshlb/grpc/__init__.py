@@ -88,7 +88,9 @@ def _channel(
     return Channel(Connections(binding, parsed, credentials, compression))
 
 
-def __getattr__(name: str) -> Any:
-    if name == "aio":  # not before it is used: it brings asyncio
-        return importlib.import_module("meshlb.grpc.aio")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker that saw it would take any misspelt name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name == "aio":  # not before it is used: it brings asyncio
+            return importlib.import_module("meshlb.grpc.aio")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

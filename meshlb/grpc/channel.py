@@ -7,8 +7,8 @@ everything to grpc's, and that is sent once; "counts": among whose live attempts
 =================  ==============================  =====================================  =====================================
 call               blocking (``()``, with_call)    ``future()``, streams                  asyncio (``meshlb.grpc.aio``)
 =================  ==============================  =====================================  =====================================
-unary_unary        elsewhere; grpc's reply;        own; unary, until its done callback    own; unary, until its done callback
-                   unary, until it returns
+unary_unary        elsewhere; grpc's reply;        own; unary, until its done callback    elsewhere; ours, around grpc's own;
+                   unary, until it returns                                                unary, until its done callback
 unary_stream       -                               own; stream, until exhausted, failed,  own; stream, until exhausted, failed,
                                                    cancelled or dropped                   cancelled
 stream_unary       elsewhere while no message      own; stream, until its done callback   own; stream, until its done callback

@@ -13,8 +13,8 @@ call that ends without one has an ``Unsent`` in its place. Done callbacks of use
 
 In-flight. The attempt ends in grpc's done callback: on success, error, deadline, cancellation in any form, and ``close()``. A call
 that nobody awaits ends when its reply comes, as in grpc. Where grpc never reports an end (a unary call with malformed metadata), the
-await does it, or the garbage collector when nobody awaits. An abandoned stream that
-is grpc's own counts until grpc cancels it, when the garbage collector frees its object, or else until it or its loop ends.
+await does it, or the garbage collector when nobody awaits. An abandoned stream that is grpc's own counts until grpc cancels it, when
+the garbage collector frees its object, or else until it or its loop ends.
 
 Used in the event loop it was made in, like everything in ``grpc.aio``.
 """
@@ -188,9 +188,8 @@ class BalancedCall:
 
     def _inner_done(self, inner: Any) -> None:
         """grpc's call is over. An exception from here would reach the user's await in place of the reply, so none leaves."""
-        driver = self._driver
+        driver, attempt, connection = self._driver, self._attempt, self._connection
         try:
-            attempt, connection = self._attempt, self._connection
             if attempt is not None and connection is not None:
                 self._connection = None  # whoever keeps the call does not keep the connection
                 connection.live.discard(attempt)
@@ -207,6 +206,8 @@ class BalancedCall:
                 self._run_callbacks()
         except Exception as error:  # noqa: BLE001 - a bug of ours
             driver.binding.count_internal_error(error)
+            if attempt is not None:
+                attempt.live.discard(attempt)
             self._finish()
 
     def _moves_on(self, attempt: Attempt, outcome: Outcome) -> bool:

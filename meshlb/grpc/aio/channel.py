@@ -12,7 +12,7 @@ stream_stream  grpc's own object                                                
 =============  ===============================================================  ==========================================
 
 Invoking never blocks and never waits. A unary call that was certainly never sent goes to another endpoint, at most twice, from the
-pool's token bucket; a stream does not, once it is grpc's own.
+pool's token bucket; a stream does not, once it is grpc's own. With ``wait_for_ready`` streams are always objects of ours: see ``calls``.
 
 A channel may be made anywhere. At its first use in a running loop it gets a driver there: a view of the pool, and connections of its
 own, since grpc's are tied to their loop. Threads: any, one loop each; a call is used in the loop that it was made in.
