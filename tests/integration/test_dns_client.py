@@ -70,10 +70,10 @@ def test_denials_carry_the_negative_ttl(rcode: str, found: Found, reason: str) -
     assert reason in result.reason
 
 
-def test_a_denial_without_soa_has_a_bounded_ttl() -> None:
-    """Nothing says how long it holds: five minutes at the most, and the polling asks again sooner anyway."""
+def test_a_denial_without_soa_is_not_to_be_remembered() -> None:
+    """RFC 2308, 5: nothing says how long it holds, so it is asked again as soon as the pace allows."""
     with ScriptedDns(lambda query, transport: answer(query, rcode="NXDOMAIN")) as server:
-        assert 0 < lookup(server).ttl_s <= 300.0
+        assert lookup(server).ttl_s == 0.0
 
 
 @pytest.mark.parametrize("rcode", ["SERVFAIL", "REFUSED"])
