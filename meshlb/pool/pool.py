@@ -19,7 +19,6 @@ from dataclasses import replace
 from typing import Any
 
 from meshlb.core.clock import Clock, Lock, Rng
-from meshlb.core.connectivity import Connectivity
 from meshlb.core.endpoint import EndpointSet
 from meshlb.core.policy import Policy
 from meshlb.core.subchannel import Subchannel
@@ -139,12 +138,9 @@ class Pool:
         }
 
     def end_waiting(self) -> None:
-        """Discovery has ended for good: views with nothing to pick are closed, so that whoever waits there hears it."""
-        with self._lock:
-            idle = [view for view in self._live_views() if view.state is not Connectivity.READY]
-        for view in idle:
-            view.close()
-        self.tell(idle)
+        """Discovery has ended for good: if it never answered, whoever waits for that hears it now."""
+        if self.snapshot.latest is None:
+            self.on_error(ResolveError(self.target, summary="the mesh was closed before any source answered"))
 
     # --- views speak ------------------------------------------------------------------------------------------------------
 
