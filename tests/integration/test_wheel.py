@@ -75,6 +75,16 @@ def test_the_base_install_has_five_dependencies_and_no_protobuf(metadata: Messag
     assert set(required) == {"", "demo", "test", "bench"}
 
 
+def test_the_readme_and_the_changelog_name_the_ranges_that_are_declared(metadata: Message) -> None:
+    """Whoever reads them can trust them."""
+    readme, changelog = str(metadata.get_payload()), (ROOT / "CHANGELOG.md").read_text()
+    declared = dict(re.findall(r"^([\w-]+)>=([\d.]+)$", "\n".join(metadata.get_all("Requires-Dist", [])), re.MULTILINE))
+    assert f"grpcio from {declared['grpcio']} on" in readme
+    assert f"`kubernetes` package from {declared['kubernetes']} on" in readme
+    for name in ("grpcio", "kubernetes", "dnspython", "tenacity"):
+        assert f"{name} from {declared[name]} on" in " ".join(changelog.split())
+
+
 def test_without_its_extra_the_demo_says_which_and_the_rest_works() -> None:
     """As in a base install: protobuf cannot be imported."""
     program = """
