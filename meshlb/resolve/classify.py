@@ -44,7 +44,6 @@ from meshlb.resolve.chain import ServiceResolver
 from meshlb.resolve.dns import DnsResolver, lookup
 from meshlb.resolve.dns_client import DnsClient
 from meshlb.resolve.env import EnvService
-from meshlb.resolve.imports import import_gate
 from meshlb.resolve.kubernetes.auth import connect, credentials_of
 from meshlb.resolve.kubernetes.source import KubernetesSource
 from meshlb.resolve.lookup import Lookup
@@ -219,10 +218,9 @@ class Classifier:
         """The one source for all Services of this configuration; None if nobody configured a cluster."""
         if self._kubernetes is None and credentials_of(self._discovery, self._environ) is not None:
             self._kubernetes = KubernetesSource(
-                lambda: connect(self._discovery, environ=self._environ, import_gate=import_gate),
+                lambda: connect(self._discovery, environ=self._environ),
                 self._scheduler,
                 self._rng,
-                import_gate=import_gate,
             )
         return self._kubernetes
 

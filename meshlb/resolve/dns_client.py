@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from meshlb.resolve.imports import import_gate
+from meshlb.resolve.fork_gate import fork_gate
 from meshlb.resolve.lookup import Found, Lookup
 from meshlb.resolve.resolv_conf import ResolvConf, ResolvConfFile
 
@@ -78,7 +78,7 @@ class DnsClient:
         return self._ask_in_turn(name, families[1], servers, deadline_s)
 
     def _ask_in_turn(self, name: str, family: str, servers: Sequence[str], deadline_s: float) -> Lookup:
-        with import_gate:
+        with fork_gate:
             from meshlb.resolve import dns_exchange
         left = sorted(servers, key=lambda server: server != self._answered_last)  # stable: the others keep their order
         said: dict[str, str] = {}

@@ -6,7 +6,7 @@ and measures time-outs with the wall clock, so that a helper would hang for an h
 The UDP socket is connected: the kernel drops what comes from elsewhere and reports a closed port at once. What comes from the right
 place but is no answer to this question (late, forged, mangled) is ignored, and the wait goes on until the deadline.
 
-This module imports dnspython, so it is itself imported lazily, inside ``import_gate``. Blocks; used in helper threads only.
+This module imports dnspython, so it is itself imported lazily, inside ``fork_gate``. Blocks; used in helper threads only.
 
 Spec: RFC 1035 4.2, RFC 6891 (EDNS), RFC 2308 (negative answers and their TTL), RFC 7766 (TCP).
 """

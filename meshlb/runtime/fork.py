@@ -3,7 +3,7 @@
 One set of ``os.register_at_fork`` hooks serves the process. Objects register a bound method, weakly: a forgotten object is freed as
 if it had not registered. In the child the methods run in the order of registration, in the only thread there is; none may block.
 
-``import_gate`` (see ``meshlb.resolve.imports``) is closed before a fork and opened after it.
+``fork_gate`` (see ``meshlb.resolve.fork_gate``) is closed before a fork and opened after it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import types
 import weakref
 from collections.abc import Callable
 
-from meshlb.resolve.imports import FORK_WAIT_S, import_gate
+from meshlb.resolve.fork_gate import FORK_WAIT_S, fork_gate
 
-__all__ = ["import_gate", "on_fork_child"]
+__all__ = ["fork_gate", "on_fork_child"]
 
 _log = logging.getLogger("meshlb.runtime")
 _numbers = itertools.count()
@@ -38,12 +38,12 @@ def on_fork_child(method: Callable[[], object]) -> None:
 
 
 def _before() -> None:
-    if not import_gate.before_fork():
+    if not fork_gate.before_fork():
         _log.warning("forking although a module is half imported (waited %g s): its import may hang in the child", FORK_WAIT_S)
 
 
 def _after_in_child() -> None:
-    import_gate.after_fork_in_child()
+    fork_gate.after_fork_in_child()
     for reference, function in list(_children.values()):
         owner = reference()
         if owner is None:
@@ -55,4 +55,4 @@ def _after_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(before=_before, after_in_parent=import_gate.after_fork_in_parent, after_in_child=_after_in_child)
+    os.register_at_fork(before=_before, after_in_parent=fork_gate.after_fork_in_parent, after_in_child=_after_in_child)

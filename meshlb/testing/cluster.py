@@ -140,7 +140,9 @@ class FakeCluster:
         - ``ports``: service port numbers by name, default ``{"grpc": 50051}``; an unnamed single port is ``{"": 50051}``.
           ``target_port``: the pods' numbers, by default others than the Service's (50051: 20051). ``service.ports`` has the numbers
           that hold, which differ where a system has only 127.0.0.1.
-        - ``on_sigterm``: "graceful" finishes running calls, "exit" dies at once. ``prestop_s``, ``grace_s``: how pods end.
+        - ``on_sigterm``: "graceful" serves on for a moment, in which callers learn that the pod is ending, then takes no new calls and
+          finishes running ones; "stop" takes none at once, so that a call already on its way fails with CANCELLED; "exit" dies at
+          once. ``prestop_s``, ``grace_s``: how pods end.
         - ``restart``: whether a pod that died is replaced, ``node_notice_s`` after its death; if not, it stays, not ready.
         - ``hostnames``: pods get hostnames ``name-0``, ``name-1``, … with DNS names of their own, as in a StatefulSet; update such
           a Service with ``max_surge=0, max_unavailable=1`` as a StatefulSet does, or the numbers move on.

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from meshlb.testing.errors import FakeClusterError
 from meshlb.testing.pod import Pod
 
-OnSigterm = Literal["graceful", "exit"]
+OnSigterm = Literal["graceful", "stop", "exit"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

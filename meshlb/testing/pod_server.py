@@ -1,8 +1,9 @@
 """The process of one pod: ``python -m meshlb.testing.pod_server``, an Echo server over gRPC. Started by `PodProcess`.
 
 It prints one JSON line when it listens, and ends when its parent is gone (end of file on stdin), so that no test can leak it. On
-SIGTERM it stops gracefully (no new calls, running ones finish), or, with ``--on-sigterm exit``, dies at once as a process without
-a handler does.
+SIGTERM, ``--on-sigterm graceful`` serves on for ``LAME_DUCK_S`` and then takes no new calls and finishes those that run. ``stop`` does
+so at once: gRPC's C-core then cancels the calls that reach it before its GOAWAY reaches their client, in words that a handler may also
+use, so no client may send them again (a stock channel loses them too). ``exit`` dies at once, as a process without a handler does.
 
 Why threads and not asyncio: only the threaded server tells the ``:authority`` of a call (through a private field, so it may be
 empty); 256 of them bound the calls at a time.
@@ -18,6 +19,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -27,6 +29,7 @@ import grpc
 from meshlb._proto import echo_pb2, echo_pb2_grpc
 
 _MAX_CONCURRENT_CALLS = 256
+LAME_DUCK_S = 0.25  # longer than a terminating mark takes to reach the callers, shorter than the smallest grace period in use
 _PATIENCE_S = 3600.0  # how long running calls may take to finish: the kubelet's grace period ends them, not the server
 
 
@@ -107,7 +110,7 @@ def _authority(context: grpc.ServicerContext) -> str:
 def serve(arguments: argparse.Namespace) -> None:
     """Listen, say so, and run until SIGTERM."""
     terminated = threading.Event()
-    if arguments.on_sigterm == "graceful":
+    if arguments.on_sigterm != "exit":
         signal.signal(signal.SIGTERM, lambda *_: terminated.set())
     server = grpc.server(
         futures.ThreadPoolExecutor(_MAX_CONCURRENT_CALLS),
@@ -123,6 +126,8 @@ def serve(arguments: argparse.Namespace) -> None:
     sys.stdout.write(json.dumps({"ports": ports}) + "\n")
     sys.stdout.flush()
     terminated.wait()
+    if arguments.on_sigterm == "graceful":
+        time.sleep(LAME_DUCK_S)
     server.stop(_PATIENCE_S).wait()
 
 
@@ -144,7 +149,7 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--version", required=True)
     parser.add_argument("--listen", required=True, action="append", metavar="IP:PORT")
-    parser.add_argument("--on-sigterm", choices=("graceful", "exit"), required=True)
+    parser.add_argument("--on-sigterm", choices=("graceful", "stop", "exit"), required=True)
     parser.add_argument("--tls-key")
     parser.add_argument("--tls-cert")
     arguments = parser.parse_args()

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from meshlb.testing.addresses import Addresses
 from meshlb.testing.certificates import CertificateAuthority, KeyPair
@@ -51,8 +51,8 @@ class ServiceSpec:
     def __post_init__(self) -> None:
         if len(self.ports) > 1 and "" in self.ports:
             raise ValueError(f"ports={dict(self.ports)}: must all have names, there is more than one")
-        if self.on_sigterm not in ("graceful", "exit"):
-            raise ValueError(f"on_sigterm={self.on_sigterm!r}: must be 'graceful' or 'exit'")
+        if self.on_sigterm not in get_args(OnSigterm):
+            raise ValueError(f"on_sigterm={self.on_sigterm!r}: must be 'graceful', 'stop' or 'exit'")
         if not self.ports and self.endpoints is None:
             raise ValueError("ports={}: a Service with pods must have a port")
 

@@ -1,7 +1,7 @@
 """Failed calls in rolling updates and kills under load: each form several times, sync and asyncio.
 
-``python -m tests.benchmarks.bench_rollouts [--times N]``. Forms: graceful with preStop; SIGTERM graceful without it; hard exit on SIGTERM;
-``kill -9``. In the hard forms a call that was in flight on the dying pod's connection may fail; such calls are counted apart: a failure
+``python -m tests.benchmarks.bench_rollouts [--times N]``. Forms: graceful with preStop; SIGTERM graceful without it; a server that
+stops at once on SIGTERM; hard exit on SIGTERM; ``kill -9``. In the hard forms a call that was in flight on the dying pod's connection may fail; such calls are counted apart: a failure
 belongs to them if meshlb says that it was sent to a pod which died while the call ran.
 """
 
@@ -112,6 +112,7 @@ def play(on_sigterm: str, act: Callable[[FakeService], object]) -> tuple[dict[st
 FORMS: dict[str, tuple[str, bool, Callable[[FakeService], object]]] = {
     "rolling, preStop": ("graceful", False, lambda orders: orders.rolling_update(prestop_s=0.5, grace_s=5)),
     "rolling, SIGTERM graceful": ("graceful", False, lambda orders: orders.rolling_update(grace_s=5)),
+    "rolling, server.stop at once": ("stop", True, lambda orders: orders.rolling_update(grace_s=5)),
     "rolling, hard exit": ("exit", True, lambda orders: orders.rolling_update(grace_s=5)),
     "kill -9": ("graceful", True, lambda orders: (orders.pods[0].kill(), time.sleep(0.2), orders.wait_ready())),
 }

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from meshlb.resolve import imports
-from meshlb.resolve.imports import ImportGate, import_gate
+from meshlb.resolve import fork_gate as gate_module
+from meshlb.resolve.fork_gate import ForkGate, fork_gate
 from meshlb.runtime import fork
 from meshlb.runtime.clock import system_rng
 from meshlb.runtime.fork import on_fork_child
@@ -190,7 +190,7 @@ def test_a_fork_waits_for_an_import_and_the_child_can_import_the_same() -> None:
     sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
 
     def importer() -> None:
-        with import_gate:
+        with fork_gate:
             __import__(name)
 
     thread = threading.Thread(target=importer)
@@ -199,7 +199,7 @@ def test_a_fork_waits_for_an_import_and_the_child_can_import_the_same() -> None:
         assert entered.wait(WAIT_S)
 
         def child() -> str:
-            with import_gate:
+            with fork_gate:
                 __import__(name)
             return "imported"
 
@@ -212,7 +212,7 @@ def test_a_fork_waits_for_an_import_and_the_child_can_import_the_same() -> None:
 
 def test_importers_do_not_wait_for_each_other() -> None:
     """Two sources race at the start: the gate is closed by forks only."""
-    gate, barrier = ImportGate(), threading.Barrier(2)
+    gate, barrier = ForkGate(), threading.Barrier(2)
 
     def importer() -> None:
         with gate, gate:
@@ -228,7 +228,7 @@ def test_importers_do_not_wait_for_each_other() -> None:
 
 def test_an_import_waits_while_a_fork_is_under_way() -> None:
     """And goes on as soon as it is over."""
-    gate, trying, entered = ImportGate(), threading.Event(), threading.Event()
+    gate, trying, entered = ForkGate(), threading.Event(), threading.Event()
 
     def importer() -> None:
         trying.set()
@@ -247,8 +247,8 @@ def test_an_import_waits_while_a_fork_is_under_way() -> None:
 
 def test_an_import_that_hangs_delays_a_fork_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fork goes ahead, says that it did, and imports wait only while it lasts."""
-    monkeypatch.setattr(imports, "FORK_WAIT_S", 0.05)
-    gate, entered, release = ImportGate(), threading.Event(), threading.Event()
+    monkeypatch.setattr(gate_module, "FORK_WAIT_S", 0.05)
+    gate, entered, release = ForkGate(), threading.Event(), threading.Event()
 
     def importer() -> None:
         with gate:
@@ -268,7 +268,7 @@ def test_an_import_that_hangs_delays_a_fork_for_a_bounded_time(monkeypatch: pyte
 
 def test_a_thread_may_fork_within_its_own_import() -> None:
     """It goes on in the child where it was: nothing to wait for, and nothing to repair."""
-    with import_gate:
+    with fork_gate:
         start_s = time.monotonic()
         assert in_child(lambda: "fine") == "fine"
-        assert time.monotonic() - start_s < imports.FORK_WAIT_S / 2
+        assert time.monotonic() - start_s < gate_module.FORK_WAIT_S / 2

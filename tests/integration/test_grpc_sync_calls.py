@@ -213,8 +213,9 @@ def test_a_server_that_dies_costs_only_the_calls_it_had() -> None:
         over.set()
         for thread in threads:
             thread.join()
-        assert Counter(codes)[grpc.StatusCode.UNAVAILABLE] <= 4
-        assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+        # A server that is being stopped answers CANCELLED to what reaches it before its GOAWAY reaches us.
+        assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+        assert len(codes) - Counter(codes)[grpc.StatusCode.OK] <= 4, "one a thread"
 
 
 def _code(channel: Bench) -> grpc.StatusCode:

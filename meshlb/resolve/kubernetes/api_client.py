@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import urlencode
 
 from meshlb import __version__
+from meshlb.resolve.fork_gate import fork_gate
 from meshlb.resolve.kubernetes.connections import interruptible, prepare, tls_context
 from meshlb.resolve.kubernetes.refusal import parse_refusal
 from meshlb.resolve.kubernetes.requests import Query
@@ -85,8 +86,9 @@ class KubernetesApi:
 
         configuration = self._credentials.configuration()
         try:
-            manager = RESTClientObject(configuration).pool_manager
-            prepare(manager, tls_context(configuration))
+            with fork_gate:
+                manager = RESTClientObject(configuration).pool_manager
+                prepare(manager, tls_context(configuration))
         except (OSError, ValueError) as error:
             raise CredentialsError(f"{configuration.host}: TLS files: {type(error).__name__}: {error}") from None
         if not configuration.verify_ssl:

@@ -6,7 +6,6 @@ must not start to talk to whichever cluster was used last.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import logging
 import os
@@ -15,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from meshlb.resolve.fork_gate import fork_gate
 from meshlb.resolve.kubernetes.api_client import KubernetesApi
 from meshlb.resolve.kubernetes.credentials import Kubeconfig, ServiceAccount
 from meshlb.resolve.kubernetes.transport import ApiTransport
@@ -44,11 +44,10 @@ def connect(
     discovery: Discovery,
     *,
     environ: Mapping[str, str] | None = None,
-    import_gate: contextlib.AbstractContextManager[object] | None = None,
 ) -> ApiTransport | None:
     """The way to the configured cluster; None if there is none, which is no error: a pod without a token has its DNS.
 
-    Imports ``kubernetes`` (inside ``import_gate``) and reads files, so it belongs into a helper thread; makes no request.
+    Imports ``kubernetes`` (inside ``fork_gate``) and reads files, so it belongs into a helper thread; makes no request.
     Raises CredentialsError.
     """
     credentials = credentials_of(discovery, os.environ if environ is None else environ)
@@ -58,7 +57,7 @@ def connect(
             discovery.service_account_dir,
         )
         return None
-    with import_gate or contextlib.nullcontext():
+    with fork_gate:
         for module in _LAZY:
             importlib.import_module(module)
     return KubernetesApi(credentials)

@@ -15,7 +15,6 @@ Threads: every public method belongs to the discovery thread, except ``describe`
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from typing import Any, Final
 from meshlb.core.clock import Rng
 from meshlb.core.scheduler import Scheduler, Timer
 from meshlb.errors import ClosedError
+from meshlb.resolve.fork_gate import fork_gate
 from meshlb.resolve.kubernetes.backoff import Backoff, Waits
 from meshlb.resolve.kubernetes.feed import Feed, ServiceSlices, SlicesListener
 from meshlb.resolve.kubernetes.requests import service_path
@@ -73,14 +73,12 @@ class KubernetesSource:
         scheduler: Scheduler,
         rng: Rng,
         *,
-        import_gate: contextlib.AbstractContextManager[object] | None = None,
         linger_s: float = LINGER_S,
         silence_s: float = SILENCE_S,
     ) -> None:
         self._connect = connect
         self._scheduler = scheduler
         self._rng = rng
-        self._import_gate = import_gate or contextlib.nullcontext()
         self._linger_s = linger_s
         self._silence_s = silence_s
         self._feeds: dict[tuple[str, str], Feed] = {}
@@ -198,7 +196,7 @@ class KubernetesSource:
         """In a helper thread: what takes time to import and to read."""
         waits, transport, error = self._waits, None, None
         try:
-            with self._import_gate:
+            with fork_gate:
                 waits = Waits.load()
             transport = self._connect()
         except ApiError as raised:

@@ -1,10 +1,11 @@
-"""A gate between heavy imports and ``os.fork``: a child never inherits a module that is half imported.
+"""A gate between ``os.fork`` and what it must not tear: a child never inherits a module half imported, nor a TLS context half made.
 
 ``kubernetes`` and dnspython are imported lazily, in helper threads. A fork in the middle of that copies the module's import lock as
-held by a thread that does not exist in the child, where the next import of that module then hangs for ever. So each such import is
-made inside ``with import_gate:``, and ``meshlb.runtime.fork`` closes the gate around a fork.
+held by a thread that does not exist in the child, where the next import of that module then hangs for ever. OpenSSL has such locks
+too, and takes them while it makes a context. So this work is done inside ``with fork_gate:``, and ``meshlb.runtime.fork`` closes the
+gate around a fork.
 
-Importers do not exclude each other (two sources race at the start); only a fork excludes them. A fork waits for them at most
+Those inside do not exclude each other (two sources race at the start); only a fork excludes them. A fork waits for them at most
 ``FORK_WAIT_S`` and then goes ahead: a stuck import must not stop the program from forking.
 
 It lives here and not in ``runtime/`` because those who import are in this layer.
@@ -18,8 +19,8 @@ from typing import Final
 FORK_WAIT_S: Final = 5.0  # a cold import of kubernetes without bytecode took 1.3 s on a busy machine
 
 
-class ImportGate:
-    """``with import_gate: import dns.resolver``; from any thread, re-entrant."""
+class ForkGate:
+    """``with fork_gate: import dns.resolver``; from any thread, re-entrant."""
 
     __slots__ = ("_changed", "_forks", "_imports", "_own")
 
@@ -64,4 +65,4 @@ class ImportGate:
         self._imports = getattr(self._own, "depth", 0)
 
 
-import_gate: Final = ImportGate()
+fork_gate: Final = ForkGate()
