@@ -33,7 +33,17 @@ def sample_picker(subchannels: Sequence[Subchannel], choice_count: int, rng: Rng
 class SamplePicker:
     """``weights`` are relative; None means that all are 1. Immutable; any thread."""
 
-    __slots__ = ("_choice_count", "_draw", "_peers", "_penalties", "_position_of", "_stream_weight", "_subchannels", "_weights")
+    __slots__ = (
+        "_choice_count",
+        "_draw",
+        "_peers",
+        "_penalised",
+        "_penalties",
+        "_position_of",
+        "_stream_weight",
+        "_subchannels",
+        "_weights",
+    )
 
     def __init__(
         self,
@@ -48,22 +58,21 @@ class SamplePicker:
         self._choice_count = choice_count
         self._draw = Draw(len(subchannels), weights, rng.random)
         self._penalties = penalties
+        self._penalised = penalties.penalised
         self._stream_weight = penalties.stream_weight
         self._peers = penalties.join(self._subchannels, weights)
         self._position_of: dict[Subchannel, int] = {}  # made when first somebody is to be avoided
 
     def pick(self, info: PickInfo, now_s: float, /) -> Subchannel | None:
         draws = self._draw.distinct(self._choice_count, self._positions(info.exclude) if info.exclude else [])
-        penalties = self._penalties
-        if penalties.penalised:
-            penalties.turn(now_s)
+        if self._penalised:
+            self._penalties.turn(now_s)
         loads = [self._load(at, now_s) for at in draws]
         return self._subchannels[draws[loads.index(min(loads))]]
 
     def _less_loaded(self, first: int, second: int, now_s: float) -> Subchannel:
-        penalties = self._penalties
-        if penalties.penalised:
-            penalties.turn(now_s)
+        if self._penalised:
+            self._penalties.turn(now_s)
         return self._subchannels[second if self._load(second, now_s) < self._load(first, now_s) else first]
 
     def _load(self, at: int, now_s: float) -> float:
@@ -71,7 +80,7 @@ class SamplePicker:
         load = len(subchannel.unary) + self._stream_weight * len(subchannel.streams)
         if self._weights is not None:
             load /= self._weights[at]
-        if subchannel.metric in self._penalties.penalised:
+        if subchannel.metric in self._penalised:
             load += subchannel.metric.load(now_s)
         return load
 
@@ -96,13 +105,15 @@ class PairPicker(SamplePicker):
     def pick(self, info: PickInfo, now_s: float, /) -> Subchannel | None:
         if info.exclude:
             return super().pick(info, now_s)
-        first, second = divmod(int(self._random() * self._pairs), self._others)
+        pair, others = int(self._random() * self._pairs), self._others
+        first = pair // others  # divmod would be a call
+        second = pair - first * others
         if second >= first:
             second += 1
         subchannels = self._subchannels
         a = subchannels[first]
         b = subchannels[second]
-        if a.streams or b.streams or self._penalties.penalised:
+        if a.streams or b.streams or self._penalised:
             return self._less_loaded(first, second, now_s)
         return b if len(b.unary) < len(a.unary) else a
 
@@ -134,6 +145,6 @@ class WeightedPairPicker(SamplePicker):
             second = first - 1
         a = self._subchannels[first]
         b = self._subchannels[second]
-        if a.streams or b.streams or self._penalties.penalised:
+        if a.streams or b.streams or self._penalised:
             return self._less_loaded(first, second, now_s)
         return b if len(b.unary) * weight < len(a.unary) * weights[second] else a

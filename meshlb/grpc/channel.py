@@ -18,10 +18,12 @@ stream_stream      -                               own; stream, until exhausted,
                                                    cancelled or dropped                   cancelled
 =================  ==============================  =====================================  =====================================
 
-Every kind looks at the picked connection itself before it sends (half a microsecond): gRPC would queue a call on one that was lost a
-moment ago until it is back or given up, which takes seconds where packets vanish. Blocking calls wait in their caller's thread and can be interrupted there; the others never block whom they are invoked by. Errors
-are grpc's own objects where the wire said something, else those of ``meshlb.grpc.errors``. After ``close()``: ValueError with
-grpc's words.
+"own" with ``wait_for_ready`` is always one of ours, since it may have to go back to waiting.
+
+Every kind looks at the picked connection itself before it sends, unless a call found it ready within the last 5 ms: gRPC would queue a
+call on one that was lost a moment ago until it is back or given up, which takes seconds where packets vanish. Blocking calls wait in their caller's
+thread and can be interrupted there; the others never block whom they are invoked by. Errors are grpc's own objects where the wire
+said something, else those of ``meshlb.grpc.errors``. After ``close()``: ValueError with grpc's words.
 
 Spec: grpc.Channel of grpcio 1.60 to 1.85.
 Deviations: ``subscribe`` after ``close()`` raises here; grpc starts a thread that dies with a traceback.
@@ -37,6 +39,7 @@ import grpc
 
 from meshlb.grpc.connection import Connections
 from meshlb.grpc.connectivity import Subscriptions
+from meshlb.grpc.link import FRESH_S
 from meshlb.grpc.multicallable import Factory, Multicallable
 from meshlb.grpc.once import Once
 from meshlb.grpc.pending import PendingCalls
@@ -44,7 +47,7 @@ from meshlb.grpc.stock import READY, factory_extras
 
 
 class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
-    """The success path of ``__call__`` is written out: read the view, pick, one dict look-up, look at the connection, grpc, end."""
+    """The success path of ``__call__`` is written out: read the view, pick, one dict look-up, grpc, end."""
 
     stream = False
 
@@ -64,7 +67,10 @@ class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[m
                 attempt = view.begin(self._info)
                 if attempt is not None:
                     found = self._inner.get(attempt.subchannel)
-                    if found is not None and found[1](False) == READY:
+                    if found is not None and attempt.started_s - found[1].seen_s < FRESH_S:
+                        inner = found[0]
+                    elif found is not None and found[1].look(False) == READY:
+                        found[1].seen_s = attempt.started_s
                         inner = found[0]
                     else:
                         inner = self.inner_for(attempt)

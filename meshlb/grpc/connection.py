@@ -5,9 +5,9 @@ view wants with what there is, read the states, report them. Being late or calle
 
 Readiness is read, not subscribed to: gRPC's public ``subscribe`` costs a polling thread a channel, crashes forked children, and
 takes 3 ms where reading takes half a one. While something connects, it is read after a tenth of the time it has been connecting
-(1 ms at least), so that waiting grows by a tenth at most; else every 50 ms while calls flow (stretched so that a scan stays below
-half a percent of a core) and every 500 ms while none does. A call that finds an endpoint gone tells at once, without waiting for
-the scan.
+(1 ms at least), so that waiting grows by a tenth at most; else every 50 ms while somebody waits for news (stretched so that a scan
+stays below half a percent of a core) and every 500 ms while nobody does. Calls wait for no scan: each looks at its connection, and
+one that finds it gone tells at once.
 
 Removal drops references and never closes: gRPC lets calls in flight on such a channel finish and then frees it. The driver keeps it
 while there are any, so that the channel's own ``close()``, which alone closes, finds it.
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from meshlb.mesh import Binding
 
 MIN_SCAN_S = 0.001
-BUSY_SCAN_S = 0.05
-IDLE_SCAN_S = 0.5
+AWAITED_SCAN_S = 0.05
+SCAN_S = 0.5
 SCAN_S_PER_LINK = 0.00025  # a read costs 1.2 µs: half a percent of a core
 CONNECTING_RATIO = 0.1
 
@@ -54,9 +54,7 @@ IDLE = Connectivity.IDLE
 READY = Connectivity.READY
 TRANSIENT_FAILURE = Connectivity.TRANSIENT_FAILURE
 
-_inherited: list[
-    object
-] = []  # the parent's channels, in a forked child: kept, because freeing them would close the parent's sockets
+_inherited: list[object] = []  # the parent's channels, in a forked child: freeing them would close the parent's sockets
 
 
 class HoldsInner(Protocol):
@@ -108,8 +106,6 @@ class Connections:
         self._timer: Timer | None = None
         self._turn_due = False
         self._scanned_s = 0.0
-        self._started = 0
-        self._busy = False
 
     # --- any thread -------------------------------------------------------------------------------------------------------
 
@@ -231,8 +227,6 @@ class Connections:
         self._open_all(opened)
         self._report(view, self.links, [(subchannel, IDLE) for subchannel in gone])
         self._let_go()
-        started = sum(subchannel.started for subchannel in self.links)
-        self._busy, self._started = started != self._started, started
         self._scanned_s = self.binding.clock.now_s()
 
     def _look_at_some(self) -> None:
@@ -297,8 +291,8 @@ class Connections:
             self._draining = [entry for entry in self._draining if entry[0].in_flight]
 
     def _pace_s(self) -> float:
-        busy = self._busy or self._waiters or self._draining or len(self._watchers)
-        return max(BUSY_SCAN_S if busy else IDLE_SCAN_S, SCAN_S_PER_LINK * len(self.links))
+        awaited = self._waiters or self._draining or len(self._watchers)
+        return max(AWAITED_SCAN_S if awaited else SCAN_S, SCAN_S_PER_LINK * len(self.links))
 
     def _arm(self) -> None:
         if self._timer is not None:

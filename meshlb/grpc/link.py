@@ -23,20 +23,23 @@ if TYPE_CHECKING:
 
     from meshlb.mesh import Binding
 
+FRESH_S: Final = 0.005  # a look with cold caches costs a hundredth of a call; a busy connection need not be looked at by each
 FORK_WAIT_S: Final = 1.0  # a look at all connections takes milliseconds
 
 
 class Link:
     """One endpoint's real channel; None if grpc would not make one, and then it never gets ready.
 
-    ``look`` is ``stock.state_reader``'s; its number is compared with ``stock.READY`` wherever a call is sent.
+    ``look`` is ``stock.state_reader``'s; its number is compared with ``stock.READY`` wherever a call is sent. ``seen_s`` is when a call
+    last found it ready: within ``FRESH_S`` of that blocking unary calls do not look again.
     """
 
-    __slots__ = ("channel", "connecting_since_s", "look")
+    __slots__ = ("channel", "connecting_since_s", "look", "seen_s")
 
     def __init__(self, channel: grpc.Channel | None, now_s: float) -> None:
         self.channel = channel
         self.connecting_since_s = now_s
+        self.seen_s = float("-inf")
         self.look = stock.state_reader(channel) if channel is not None else _never_ready
 
     def state(self, *, connect: bool = False) -> Connectivity:

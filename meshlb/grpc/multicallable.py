@@ -21,6 +21,7 @@ from meshlb.errors import ClosedError, MeshError
 from meshlb.grpc.connection import Connections
 from meshlb.grpc.errors import cancelled_error, rpc_error_of
 from meshlb.grpc.in_flight import end_with, mark
+from meshlb.grpc.link import Link
 from meshlb.grpc.signals import raised_by_handler
 from meshlb.grpc.status import outcome_of
 from meshlb.grpc.stock import CLOSED, CLOSED_BLOCKING, CLOSED_IN_FLIGHT, STATES
@@ -40,7 +41,7 @@ MAX_STALE = 8  # endpoints found gone in one pick, before the call waits for the
 RECHECK_S = 0.005  # about as long as a connection that is wanted takes to be opened
 
 Factory = Callable[[grpc.Channel | None], Any]
-Inner = tuple[Any, Callable[[bool], int]]  # the endpoint's multicallable, and how to look at its channel's state
+Inner = tuple[Any, Link]  # the endpoint's multicallable, and its channel
 # request (or iterator), timeout, metadata, credentials, wait_for_ready, compression
 Arguments = tuple[Any, float | None, Any, Any, bool | None, Any]
 
@@ -77,7 +78,7 @@ class Multicallable:
                 inner = self._inner.get(subchannel)
                 link = self.connections.links.get(subchannel)
                 if inner is None and link is not None:
-                    inner = self._inner[subchannel] = (self._make(link.channel), link.look)
+                    inner = self._inner[subchannel] = (self._make(link.channel), link)
         return inner
 
     def inner_for(self, attempt: Attempt) -> Any:
@@ -85,10 +86,12 @@ class Multicallable:
         view, subchannel = self.connections.view, attempt.subchannel
         try:
             found = self.inner_of(subchannel)
-            state = IDLE if found is None else STATES[found[1](False)]
+            state = IDLE if found is None else STATES[found[1].look(False)]
         except BaseException:
             self.end(attempt, CANCELLED)
             raise
+        if found is not None and state is READY:
+            found[1].seen_s = attempt.started_s
         # Failed in the view's eyes too: the one try that a call has when every endpoint did.
         if found is not None and (state is READY or view is None or view.state_of(subchannel) is TRANSIENT_FAILURE):
             return found[0]
