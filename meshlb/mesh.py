@@ -247,8 +247,8 @@ class Mesh:
         return {"pools": described, "loop": self._loop.describe(), "internal_errors": errors}
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """End discovery and its threads, waiting at most ``timeout_s`` for them. Calls that wait for a first answer end with an
-        error, unless they said wait_for_ready; those that run are not touched. Idempotent."""
+        """End discovery and its threads, waiting at most ``timeout_s`` for them. Calls that wait for an answer or a connection end
+        with an error, ``wait_for_ready`` or not; those that run are not touched. Idempotent."""
         with self.lock:
             if self._closed:
                 return

@@ -102,11 +102,14 @@ class Call:
         if not self._view.known:
             self._wait_for_first_answer(now_s)
             return None
-        if self.wait_for_ready:
+        over = self._view.pool.over
+        if self.wait_for_ready and not over:
             self.wait_until_s = self.deadline_s
             return None
         if self._view.state is Connectivity.TRANSIENT_FAILURE:
             return self._try_unready()
+        if over:  # nobody watches the connections any more
+            raise NoEndpointError(self._view.pool.target, f"the mesh was closed: {self._view.explain()}")
         self._wait_for_connection(now_s)
         return None
 
@@ -129,7 +132,7 @@ class Call:
         return 0.0
 
     def _wait_again(self) -> float | None:
-        if not self.wait_for_ready:
+        if not self.wait_for_ready or self._view.pool.over:
             return None
         self._pauses, self._again_s = True, None
         return AGAIN_S
@@ -149,7 +152,7 @@ class Call:
         error = self._view.error
         if error is not None:
             self._view.pool.resolve_now()
-        if error is not None and not self.wait_for_ready:
+        if error is not None and (not self.wait_for_ready or self._view.pool.over):
             raise copy.copy(error)  # raised itself, one object would collect the frames of every call that it fails
         if self.deadline_s is not None or self.wait_for_ready:
             self.wait_until_s = self.deadline_s

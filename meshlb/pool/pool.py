@@ -63,6 +63,7 @@ class Pool:
         # Not a WeakSet: its callbacks may run in one thread while another iterates.
         self._views: list[weakref.ref[View]] = []
         self._tick_due_s: float | None = None
+        self.over = False  # see ``end_waiting``
 
     # --- discovery speaks -------------------------------------------------------------------------------------------------
 
@@ -138,9 +139,12 @@ class Pool:
         }
 
     def end_waiting(self) -> None:
-        """Discovery has ended for good: if it never answered, whoever waits for that hears it now."""
-        if self.snapshot.latest is None:
-            self.on_error(ResolveError(self.target, summary="the mesh was closed before any source answered"))
+        """Discovery has ended for good, and with it the watch over connections: whoever waits for either hears it now."""
+        self.over = True
+        self.on_error(ResolveError(self.target, summary="the mesh was closed"))
+        with self._lock:
+            views = self._live_views()
+        self.tell(views)
 
     # --- views speak ------------------------------------------------------------------------------------------------------
 

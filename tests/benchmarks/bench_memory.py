@@ -84,7 +84,7 @@ def import_cpu_ms(statement: str, rounds: int = 9) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--endpoints", type=int, default=300)
+    parser.add_argument("--endpoints", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     with common.server() as port:

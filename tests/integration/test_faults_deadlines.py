@@ -163,16 +163,33 @@ def test_closing_the_mesh_under_traffic_leaves_the_connections_as_they_are(clust
         assert set(traffic.shares(start_s)) == {pod.name for pod in orders.pods}
 
 
-def test_closing_the_mesh_ends_calls_that_wait_for_a_first_answer(cluster: FakeCluster) -> None:
+@pytest.mark.parametrize("wait_for_ready", [None, True])
+def test_closing_the_mesh_ends_calls_that_wait_for_a_first_answer(cluster: FakeCluster, wait_for_ready: bool | None) -> None:
     """Nobody will answer them any more: they fail within their own limits instead of hanging."""
     silence(cluster)
     with program(cluster, "orders.shop.svc:grpc", settings={"first_answer_timeout_s": 1.0}) as client:
-        running = [one.start() for one in client.clients]
+        running = [one.start(wait_for_ready=wait_for_ready) for one in client.clients]
         eventually(lambda: len(client.pool.get("views", ())) == len(client.clients), "both kinds wait")
         client.mesh.close()
         for sample in (one.result(5.0) for one in running):
             assert sample.code is grpc.StatusCode.UNAVAILABLE, sample
             assert sample.took_s < 1.0 + 2 * SLACK_S
+
+
+def test_closing_the_mesh_ends_calls_that_wait_for_a_connection(cluster: FakeCluster) -> None:
+    """Known, and none reachable; with ``wait_for_ready`` and without a deadline they would wait for ever."""
+    service = cluster.service("dead", endpoints=["127.9.9.1:9", "127.9.9.2:9"])
+    with program(cluster, "dead.shop:grpc", settings={"fallback": {"enabled": False}}) as client:
+        running = [
+            start
+            for one in client.clients
+            for start in (one.start(wait_for_ready=True), one.future(wait_for_ready=True), one.stream(count=1, wait_for_ready=True))
+        ]
+        eventually(lambda: len(client.pool.get("endpoints", ())) == 2, "known")
+        client.mesh.close()
+        for sample in (one.result(5.0) for one in running):
+            assert sample.code is grpc.StatusCode.UNAVAILABLE, sample
+    service.delete()
 
 
 @pytest.mark.parametrize("kind", ["sync", "asyncio"])
