@@ -28,7 +28,8 @@ from meshlb.grpc.stock import CLOSED, CLOSED_BLOCKING, CLOSED_IN_FLIGHT, STATES
 from meshlb.runtime.fork import on_fork_child
 
 if TYPE_CHECKING:
-    from meshlb.grpc.pending import PendingCall, PendingCalls
+    from meshlb.grpc.pending import PendingCalls
+    from meshlb.grpc.pending_call import PendingCall
 
 SUCCESS = Outcome.SUCCESS
 CANCELLED = Outcome.CANCELLED

@@ -15,7 +15,7 @@ from meshlb.core.connectivity import Connectivity
 from meshlb.core.endpoint import Endpoint
 from meshlb.errors import NoEndpointError
 from meshlb.grpc.in_flight import endpoint_of
-from meshlb.grpc.pending import PendingCall
+from meshlb.grpc.pending_call import PendingCall
 from meshlb.grpc.stock import READY
 from tests.support.channels import PATIENCE_S, Bench, bench, echo_servers, eventually, request, unused_port
 
