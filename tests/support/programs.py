@@ -483,8 +483,8 @@ class Traffic:
 
         ``dead``: endpoints that died hard take along what was in flight there. ``stopped``: endpoints whose server was told to stop
         at the moment of their removal. A call that arrives there within the milliseconds that the removal takes to reach us is
-        cancelled by grpc's server, which does not say that it was not processed; and a future or a stream, which are grpc's own
-        objects once sent, may find the port closed.
+        cancelled by grpc's server, which does not say that it was not processed. In both, a future or a stream, which are grpc's own
+        objects once sent, may find the port closed in the millisecond before grpc itself notices.
         """
         return [one for one in self.failed if not _in_flight_on(one, dead) and not _too_late_for(one, stopped)]
 
@@ -525,7 +525,9 @@ class Traffic:
 
 
 def _in_flight_on(sample: Sample, dead: Collection[str]) -> bool:
-    return sample.endpoint is not None and sample.endpoint.address in dead and not never_sent(sample.code, sample.details)
+    if sample.endpoint is None or sample.endpoint.address not in dead:
+        return False
+    return sample.form != "unary" or not never_sent(sample.code, sample.details)
 
 
 def _too_late_for(sample: Sample, stopped: Collection[str]) -> bool:
