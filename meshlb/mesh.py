@@ -19,23 +19,24 @@ import os
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshlb.balance.registry import PolicyConfig
-from meshlb.call.call import CallLimits
+from meshlb.binding import Binding
 from meshlb.config import Config, Mode, resolve_config
 from meshlb.core.clock import Clock
-from meshlb.core.endpoint import EndpointSet
-from meshlb.core.resolver import Resolver
 from meshlb.core.scheduler import Scheduler
+from meshlb.core.subchannel import Subchannel
 from meshlb.core.target import Target, TargetKey
-from meshlb.errors import ClosedError, ResolveError, TargetError
+from meshlb.errors import ClosedError, TargetError
 from meshlb.pool.pool import Pool
-from meshlb.pool.view import View, ViewListener
+from meshlb.resolution import Errands, Place, Resolution
 from meshlb.resolve.classify import Classifier
 from meshlb.resolve.settings import Discovery, Fallback
-from meshlb.retry.budget import TokenBucket
+from meshlb.resolve.sidecar import PROC_NET, Sidecar
+from meshlb.retry.budget import BudgetSettings, CallCount, RetryBudget
+from meshlb.retry.throttle import Throttle, Throttling
 from meshlb.runtime.clock import SystemClock, system_rng
 from meshlb.runtime.fork import on_fork_child
 from meshlb.runtime.loop import Loop
@@ -43,17 +44,7 @@ from meshlb.runtime.loop import Loop
 if TYPE_CHECKING:
     from meshlb.picks import TargetPool
 
-HINT_S = 1.0  # between two hints that something cannot be connected; what a source does with one, it decides
-
 _log = logging.getLogger("meshlb.mesh")
-
-
-class Place(NamedTuple):
-    """What two pools must have in common to share one resolution."""
-
-    key: TargetKey
-    discovery: Discovery
-    fallback: Fallback
 
 
 class PoolKey(NamedTuple):
@@ -61,136 +52,7 @@ class PoolKey(NamedTuple):
 
     place: Place
     policy: PolicyConfig
-
-
-class Resolution:
-    """One target's resolver and the pools that listen to it, held weakly. Everything here runs on the discovery thread."""
-
-    def __init__(self, resolver: Resolver) -> None:
-        self.resolver = resolver
-        self._pools: list[weakref.ref[Pool]] = []  # not a WeakSet, which other threads' garbage collection changes while it is read
-        self._latest: EndpointSet | None = None
-        self._error: ResolveError | None = None
-        self._started = False
-
-    def attach(self, pool: Pool) -> None:
-        """From now on the pool hears what this target's sources say, beginning with what is known already."""
-        self._pools.append(weakref.ref(pool))
-        if self._latest is not None:
-            pool.update(self._latest)
-        elif self._error is not None:
-            pool.on_error(self._error)
-        if not self._started:
-            self._started = True
-            self.resolver.start(self)
-
-    def on_endpoints(self, endpoints: EndpointSet, /) -> None:
-        self._latest, self._error = endpoints, None
-        for pool in self._alive():
-            pool.update(endpoints)
-
-    def on_error(self, error: ResolveError, /) -> None:
-        self._error = error
-        for pool in self._alive():
-            pool.on_error(error)
-
-    @property
-    def forgotten(self) -> bool:
-        return not self._alive()
-
-    def _alive(self) -> list[Pool]:
-        alive = [pool for reference in self._pools if (pool := reference()) is not None]
-        self._pools = [weakref.ref(pool) for pool in alive]
-        return alive
-
-
-class Binding:
-    """A target as one transport uses it: its final configuration, and its pool once it is needed."""
-
-    def __init__(self, mesh: Mesh, target: Target, config: Config, mode: Mode, stock_target: str | None = None) -> None:
-        self.target = target
-        self.config = config
-        self._mesh = mesh
-        self._mode = mode
-        self._stock_target = stock_target
-        self._pool: Pool | None = None
-        self._limits: CallLimits | None = None
-        self._generation = mesh.generation
-
-    @property
-    def off(self) -> bool:
-        """The caller should get the transport's own channel, for ``stock_target``: the operator wants it, or the target is xds's."""
-        return self.target.scheme == "xds" or self._mode.is_off(self.target)
-
-    @property
-    def stock_target(self) -> str:
-        """What the transport would have been given without meshlb."""
-        return self._stock_target if self._stock_target is not None else self.target.stock(self._service_port())
-
-    @property
-    def key(self) -> TargetKey:
-        return self._mesh.place_of(self.target, self.config).key
-
-    @property
-    def pool(self) -> Pool:
-        """Made, and its discovery started, at the first use in this process."""
-        if self._pool is None or self._generation != self._mesh.generation:
-            with self._mesh.lock:
-                if self._pool is None or self._generation != self._mesh.generation:
-                    self._generation = self._mesh.generation
-                    self._limits = None
-                    self._pool = self._mesh.pool_of(self.target, self.config)
-        return self._pool
-
-    @property
-    def limits(self) -> CallLimits:
-        if self._limits is None or self._generation != self._mesh.generation:
-            pool = self.pool
-            self._limits = CallLimits(
-                self._mesh.budget_of(pool),
-                first_answer_timeout_s=self.config.first_answer_timeout_s,
-                connect_timeout_s=self.config.connect_timeout_s,
-            )
-        return self._limits
-
-    def view(self, listener: ViewListener) -> View:
-        """A new view of the pool; starts discovery if nothing did."""
-        return self.pool.view(listener)
-
-    @property
-    def scheduler(self) -> Scheduler:
-        return self._mesh.scheduler
-
-    @property
-    def clock(self) -> Clock:
-        return self._mesh.clock
-
-    @property
-    def authority(self) -> str:
-        """The host as written with the Service's port number, as far as it is known now."""
-        return self.target.authority(self._service_port())
-
-    @property
-    def tls_name(self) -> str:
-        return self.target.tls_name
-
-    def count_internal_error(self, error: BaseException) -> None:
-        """A bug of ours on the call path: counted for ``status()``, logged once a kind; the call goes out over the fallback."""
-        self._mesh.count_internal_error(str(self.target), error)
-
-    def _service_port(self) -> int:
-        if self.target.port.number:
-            return self.target.port.number
-        latest = self._pool.snapshot.latest if self._pool is not None else None
-        if latest is None:
-            return 0
-        if latest.service_port:
-            return latest.service_port
-        ports = {endpoint.port for endpoint in latest.endpoints}
-        return ports.pop() if len(ports) == 1 else 0
-
-    def __repr__(self) -> str:
-        return f"<Binding {self.target} {'off' if self.off else self.config.policy}>"
+    mass_removal_spare_s: float
 
 
 class Mesh:
@@ -199,12 +61,13 @@ class Mesh:
     Thread-safe. ``close()`` ends discovery; channels that still use it keep the endpoints they know.
     """
 
-    def __init__(self, config: Config | None = None, *, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(self, config: Config | None = None, *, environ: Mapping[str, str] | None = None, proc_net: str = PROC_NET) -> None:
         self.clock: Clock = SystemClock()
         self.generation = 0
         self._code_config = config
         self._environ = os.environ if environ is None else environ
-        self._rng = system_rng()
+        self._proc_net = proc_net
+        self.rng = system_rng()
         self._loop = Loop()
         self._closed = False
         self._start_clean()
@@ -215,9 +78,11 @@ class Mesh:
         self._classifiers: dict[tuple[Discovery, Fallback], Classifier] = {}
         self._resolutions: dict[Place, Resolution] = {}
         self._pools: weakref.WeakValueDictionary[PoolKey, Pool] = weakref.WeakValueDictionary()
-        self._budgets: weakref.WeakKeyDictionary[Pool, TokenBucket] = weakref.WeakKeyDictionary()
+        self._budgets: weakref.WeakKeyDictionary[Pool, dict[BudgetSettings, RetryBudget]] = weakref.WeakKeyDictionary()
+        self._throttles: weakref.WeakKeyDictionary[Pool, dict[Throttling, Throttle]] = weakref.WeakKeyDictionary()
         self._internal_errors: Counter[str] = Counter()
         self._split_logged: set[TargetKey] = set()
+        self._passed_through: dict[str, Sidecar] = {}
 
     def _after_fork(self) -> None:
         self.generation += 1
@@ -237,14 +102,15 @@ class Mesh:
             pools = list(self._pools.items())
             resolutions = dict(self._resolutions)
             errors = dict(self._internal_errors)
+            passed_through = {target: str(sidecar) for target, sidecar in self._passed_through.items()}
         described: dict[str, Any] = {}
-        for (place, _), pool in pools:
+        for (place, *_), pool in pools:
             entry = pool.describe()
             resolution = resolutions.get(place)
-            entry["discovery"] = _describe(resolution.resolver) if resolution is not None else None
-            entry["tokens_for_elsewhere"] = round(self.budget_of(pool).tokens, 1)
+            entry["discovery"] = resolution.describe() if resolution is not None else None
+            entry["retries"] = self._retries_of(pool)
             described[_unused_name(described, str(place.key), pool.policy.name)] = entry
-        return {"pools": described, "loop": self._loop.describe(), "internal_errors": errors}
+        return {"pools": described, "loop": self._loop.describe(), "internal_errors": errors, "passed_through": passed_through}
 
     def close(self, timeout_s: float = 1.0) -> None:
         """End discovery and its threads, waiting at most ``timeout_s`` for them. Calls that wait for an answer or a connection end
@@ -288,13 +154,32 @@ class Mesh:
         if mode.off and not mode.targets:
             return self._bind_off(target, mode)
         final, mode = resolve_config(config if config is not None else self._code_config, self._environ, policy=policy)
-        return Binding(self, Target.parse(target), final, mode)
+        parsed = Target.parse(target)
+        return Binding(self, parsed, final, mode, sidecar=self._sidecar_of(parsed, final, mode))
 
     def _bind_off(self, target: str, mode: Mode) -> Binding:
         try:
             return Binding(self, Target.parse(target), Config(), mode)
         except TargetError:  # the transport may know forms that we do not
             return Binding(self, Target(text=target), Config(), mode, stock_target=target)
+
+    def _sidecar_of(self, target: Target, config: Config, mode: Mode) -> Sidecar | None:
+        """Whom the transport's own channel should lead to; None also where it would not know the port's number: the ClusterIP is
+        used then (``resolve.known.ServiceName.pods``)."""
+        if mode.is_off(target):
+            return None
+        with self.lock:
+            sidecar = self._classifier(config).sidecar_of(target)
+            if sidecar is not None:
+                if not self._passed_through:
+                    _log.warning(
+                        "%s: passed through to the Service's name, as all Services are: there is a sidecar of %s, and pods' addresses "
+                        "would go past its encryption and policies (discovery.sidecar=ignore balances over pods all the same)",
+                        target,
+                        sidecar,
+                    )
+                self._passed_through[str(target)] = sidecar
+        return sidecar if target.port.number and not target.port.is_target else None
 
     @property
     def scheduler(self) -> Scheduler:
@@ -310,7 +195,7 @@ class Mesh:
             if self._closed:
                 raise ClosedError(f"{target}: the mesh is closed")
             place = self.place_of(target, config)
-            key = PoolKey(place, config.policy)
+            key = PoolKey(place, config.policy, config.mass_removal_spare_s)
             pool = self._pools.get(key)
             if pool is not None:
                 return pool
@@ -320,16 +205,27 @@ class Mesh:
                 resolution = self._resolutions[place] = Resolution(self._classifier(config).resolver(target))
             pool = self._pools[key] = self._new_pool(target, config, resolution)
         weakref.finalize(pool, self._forget_later, place)
-        self._loop.call_soon(_attach_weakly(resolution, pool))
+        self._loop.call_soon(resolution.attach_later(pool))
         return pool
 
-    def budget_of(self, pool: Pool) -> TokenBucket:
-        """The one bucket that pays for tries elsewhere of every call to this pool."""
+    def budget_of(self, pool: Pool, settings: BudgetSettings) -> RetryBudget:
+        """The one budget of further attempts for every call to this pool whose channel is configured so."""
         with self.lock:
-            budget = self._budgets.get(pool)
+            budgets = self._budgets.setdefault(pool, {})
+            budget = budgets.get(settings)
             if budget is None:
-                budget = self._budgets[pool] = TokenBucket(self.clock, threading.Lock())
+                count = CallCount(_subchannels_of(weakref.ref(pool)), self.clock.now_s())
+                budget = budgets[settings] = RetryBudget(self.clock, threading.Lock(), count.rise, settings=settings)
             return budget
+
+    def throttle_of(self, pool: Pool, settings: Throttling) -> Throttle:
+        """gRPC's ``retryThrottling``: one count for every channel to this pool that asks for the same."""
+        with self.lock:
+            throttles = self._throttles.setdefault(pool, {})
+            throttle = throttles.get(settings)
+            if throttle is None:
+                throttle = throttles[settings] = Throttle(settings, threading.Lock())
+            return throttle
 
     def count_internal_error(self, target: str, error: BaseException) -> None:
         kind = f"{target}: {type(error).__name__} at {_place_of(error)}"  # not its message, which may differ each time
@@ -343,26 +239,37 @@ class Mesh:
 
     # --- inside -----------------------------------------------------------------------------------------------------------
 
+    def _retries_of(self, pool: Pool) -> list[dict[str, Any]]:
+        with self.lock:
+            budgets = list(self._budgets.get(pool, {}).items())
+        return [{**settings._asdict(), **budget.describe()} for settings, budget in budgets]
+
     def _classifier(self, config: Config) -> Classifier:
         where = (config.discovery, config.fallback)
         classifier = self._classifiers.get(where)
         if classifier is None:
             classifier = self._classifiers[where] = Classifier(
-                config.discovery, config.fallback, scheduler=self._loop, rng=self._rng, environ=self._environ
+                config.discovery,
+                config.fallback,
+                scheduler=self._loop,
+                rng=self.rng,
+                environ=self._environ,
+                proc_net=self._proc_net,
             )
         return classifier
 
     def _new_pool(self, target: Target, config: Config, resolution: Resolution) -> Pool:
-        errands = _Errands(self._loop)
+        errands = Errands(self._loop)
         pool = Pool(
             str(target),
-            config.policy.build(self._rng),
+            config.policy.build(self.rng),
             clock=self.clock,
-            rng=self._rng,
+            rng=self.rng,
             new_lock=threading.Lock,
             wake=errands.wake,
             resolve_now=errands.resolve_now,
             fallback_after_s=config.connect_timeout_s / 3,
+            mass_removal_spare_s=config.mass_removal_spare_s,
             on_listener_error=functools.partial(self.count_internal_error, str(target)),
         )
         errands.pool, errands.resolution = weakref.ref(pool), weakref.ref(resolution)
@@ -387,38 +294,17 @@ class Mesh:
         resolution.resolver.close()
 
 
-class _Errands:
-    """What a pool asks of the discovery thread, without either keeping the other alive: a tick later, a fresh look now."""
+def _subchannels_of(pool: weakref.ref[Pool]) -> Callable[[], Iterable[Subchannel]]:
+    """All that calls may have gone to lately; without keeping the pool alive, whose budget asks."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
-        self._looked_s = float("-inf")
-        self.pool: weakref.ref[Pool] | None = None
-        self.resolution: weakref.ref[Resolution] | None = None
+    def subchannels() -> Iterable[Subchannel]:
+        alive = pool()
+        if alive is None:
+            return ()
+        snapshot = alive.snapshot
+        return (*snapshot.listed, *snapshot.lingering, *snapshot.fallback, *snapshot.spare)
 
-    def wake(self, delay_s: float) -> None:
-        # After ``Mesh.close`` nothing ticks any more; whoever reports connections must not be told so.
-        with contextlib.suppress(ClosedError):
-            self._scheduler.call_later(delay_s, self._tick)
-
-    def resolve_now(self) -> None:
-        """Something could not be connected, or nothing is known: what the sources said may be old. At most once in HINT_S."""
-        now_s = self._scheduler.now_s()
-        if now_s - self._looked_s >= HINT_S:
-            self._looked_s = now_s
-            with contextlib.suppress(ClosedError):
-                self._scheduler.call_soon(self._look)
-
-    def _tick(self) -> None:
-        pool = self.pool() if self.pool is not None else None
-        again_s = pool.tick() if pool is not None else None
-        if again_s is not None:
-            self.wake(again_s)
-
-    def _look(self) -> None:
-        resolution = self.resolution() if self.resolution is not None else None
-        if resolution is not None:
-            resolution.resolver.resolve_now()
+    return subchannels
 
 
 def _place_of(error: BaseException) -> str:
@@ -435,22 +321,6 @@ def _unused_name(taken: Mapping[str, Any], name: str, policy: str) -> str:
         return name
     names = (f"{name} [{policy}]", *(f"{name} [{policy} #{number}]" for number in range(2, len(taken) + 2)))
     return next(one for one in names if one not in taken)
-
-
-def _attach_weakly(resolution: Resolution, pool: Pool) -> Any:
-    reference = weakref.ref(pool)
-
-    def attach() -> None:
-        alive = reference()
-        if alive is not None:
-            resolution.attach(alive)
-
-    return attach
-
-
-def _describe(resolver: Resolver) -> Any:
-    describe = getattr(resolver, "describe", None)
-    return describe() if describe is not None else None
 
 
 _default_lock = threading.Lock()

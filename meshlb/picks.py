@@ -25,7 +25,7 @@ from meshlb.pool.view import View
 from meshlb.runtime.fork import on_fork_child
 
 if TYPE_CHECKING:
-    from meshlb.mesh import Binding
+    from meshlb.binding import Binding
 
 UNREACHABLE_S: Final = 1.0  # gRPC's first connect back-off
 
@@ -101,14 +101,14 @@ class TargetPool:
     def refresh(self, view: View) -> None:
         """No connections to make: whatever is wanted and not put aside is ready."""
         aside = self._aside
-        view.set_states([(sub, Connectivity.READY) for sub in view.wanted() if sub not in aside and not _is_ready(view, sub)])
+        view.set_states([(sub, Connectivity.READY) for sub in view.unready() if sub not in aside])
 
     def on_change(self) -> None:
         """The view changed: mark what is new as ready, wake who waits."""
         view = self._view
         if view is None:
             return
-        if any(sub not in self._aside and not _is_ready(view, sub) for sub in view.wanted()):
+        if any(sub not in self._aside for sub in view.unready()):
             self.refresh(view)  # comes back here by way of ``notify``
             return
         with self._changed:
@@ -225,10 +225,6 @@ class _Weakly:
         pool = self._pool()
         if pool is not None:
             pool.on_change()
-
-
-def _is_ready(view: View, subchannel: Subchannel) -> bool:
-    return view.state_of(subchannel) is Connectivity.READY
 
 
 def _wake(sleeper: asyncio.Future[None]) -> None:

@@ -19,7 +19,7 @@ def relative_weights(subchannels: Sequence[Subchannel]) -> tuple[float, ...] | N
     """The weights in a unit about as large as their mean, so that a load per weight is still a number of attempts; None if all are
     equal. The unit is a power of two, which keeps quotients exact: 1 attempt on weight 2 and 3 on weight 6 are the same load."""
     weights = [sub.endpoint.weight for sub in subchannels]
-    if not weights or min(weights) == max(weights):
+    if not weights or weights.count(weights[0]) == len(weights):
         return None
     unit = 2.0 ** (frexp(sum(weights) / len(weights))[1] - 1)
     return tuple([weight / unit for weight in weights])

@@ -1,39 +1,51 @@
 """The ``meshlb`` command: what it can do, and how its errors look. One module a verb, imported when it is asked for.
 
-Exit codes: 0 done, 1 the answer is bad (a broken promise, an unknown Service), 2 the call is wrong, 130 interrupted.
+With ``--json`` an error is an object on standard output too: ``{"error": …, "kind": …}``.
+
+Exit codes: 0 done, 1 the answer is bad (a broken promise, an unknown Service), 2 the call is wrong, 130 interrupted; ``doctor`` has
+its own three, which its help tells.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 from collections.abc import Sequence
 
-from meshlb import __version__
+from meshlb.cli.arguments import parser
 from meshlb.errors import ConfigError, MeshError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; ``argv`` without the program's name, None for the process's own."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
-        return _run(arguments)
+        code = _run(arguments)
+        sys.stdout.flush()  # here, so that a reader that is gone is met here and not at the interpreter's end
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except ConfigError as error:
-        print(f"meshlb: {error}", file=sys.stderr)
-        return 2
+        return _failed(error, 2, as_json=arguments.json)
     except MeshError as error:
-        print(f"meshlb: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # `meshlb resolve … | head`
-        sys.stderr.close()
+        return _failed(error, 1, as_json=arguments.json)
+    except BrokenPipeError:  # `meshlb watch … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still in the buffer goes nowhere, silently
         return 0
     except OSError as error:  # a full disk behind standard output, for one
         print(f"meshlb: {error}", file=sys.stderr)
         return 1
+    return code
+
+
+def _failed(error: MeshError, code: int, *, as_json: bool) -> int:
+    """One message for people; with ``--json`` also an object where programs look for one."""
+    print(f"meshlb: {error}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": str(error), "kind": type(error).__name__}), flush=True)
+    return code
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -41,43 +53,27 @@ def _run(arguments: argparse.Namespace) -> int:
         from meshlb.cli.demo import demo
 
         return demo(as_json=arguments.json)
+    from meshlb.cli.cluster import ClusterFlags
+
+    cluster = ClusterFlags.of(arguments)
+    if arguments.verb == "rbac":
+        from meshlb.cli.rbac import rbac
+
+        return rbac(
+            arguments.targets,
+            cluster,
+            service_account=arguments.service_account,
+            endpoints=arguments.endpoints,
+            as_json=arguments.json,
+        )
+    if arguments.verb == "watch":
+        from meshlb.cli.watch import watch
+
+        return watch(arguments.target, cluster, for_s=arguments.for_s, as_json=arguments.json)
+    if arguments.verb == "doctor":
+        from meshlb.cli.doctor import doctor
+
+        return doctor(arguments.target, cluster, as_json=arguments.json)
     from meshlb.cli.resolve import resolve
 
-    return resolve(
-        arguments.target,
-        kubeconfig=arguments.kubeconfig,
-        context=arguments.context,
-        namespace=arguments.namespace,
-        timeout_s=arguments.timeout,
-        as_json=arguments.json,
-    )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="meshlb", description="Client-side load balancing for Python services on Kubernetes.")
-    parser.add_argument("--version", action="version", version=f"meshlb {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-
-    demo = verbs.add_parser(
-        "demo",
-        help="show stock gRPC and meshlb side by side on an embedded cluster (about 40 s)",
-        description="Starts a small cluster in this process (API server, DNS, ClusterIP, pods) and calls its Service with stock gRPC "
-        "and with meshlb through a scale-up, a rolling update, a kill and outages. Needs the extra: pip install 'meshlb[demo]'.",
-    )
-    demo.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
-
-    resolve = verbs.add_parser(
-        "resolve",
-        help="print what discovery sees of a target",
-        description="Asks the sources that meshlb would use and prints the endpoints with their conditions. Outside a cluster it uses "
-        "your kubeconfig's current context, and says which.",
-    )
-    resolve.add_argument("target", metavar="TARGET", help="for example orders.shop:grpc, orders.shop.svc:50051, dns:///host:port")
-    resolve.add_argument(
-        "--kubeconfig", metavar="FILE", help="default: in a pod its service account, else $KUBECONFIG or ~/.kube/config"
-    )
-    resolve.add_argument("--context", metavar="NAME", help="a context in the kubeconfig; default: its current one")
-    resolve.add_argument("--namespace", metavar="NAME", help="of names written without one")
-    resolve.add_argument("--timeout", metavar="SECONDS", type=float, default=5.0, help="how long to wait for an answer (default 5)")
-    resolve.add_argument("--json", action="store_true", help="print plain data instead of text")
-    return parser
+    return resolve(arguments.target, cluster, timeout_s=arguments.timeout, as_json=arguments.json)

@@ -9,7 +9,8 @@ not set.
 A bad value is a ConfigError that names the variable, raised when the first channel is made and not at import. To warn and go on
 with another value would leave the person on call with an override that silently is none; and a pod that does not come up stops a
 rolling update while the old ones serve. A variable that nobody knows only warns, once: it may be meant for another version. What
-Kubernetes injects for a Service called ``meshlb`` is none of these.
+Kubernetes injects for a Service called ``meshlb`` is none of these. ``MESHLB_NODE_NAME`` and ``MESHLB_ZONE`` are read elsewhere
+(``resolve.place``): they say where the process runs, as the Downward API fills them in, and are no configuration.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from meshlb.balance.registry import POLICIES
 from meshlb.config.layers import NAMES, PARTS, SINGLE, Layer, layer_of
 from meshlb.core import validate
 from meshlb.errors import ConfigError
+from meshlb.resolve.place import OWN_VARIABLES
 
 PREFIX = "MESHLB_"
 FORCE_PREFIX = "MESHLB_FORCE_"
@@ -64,7 +66,7 @@ def read(environ: Mapping[str, str], prefix: str) -> list[tuple[str | None, Laye
 
 def warn_of_unknown(environ: Mapping[str, str]) -> None:
     """One warning a process for each ``MESHLB_`` name that nobody knows."""
-    valid = [MODE, *(prefix + suffix for prefix in (PREFIX, FORCE_PREFIX) for suffix in _PATH_OF)]
+    valid = [MODE, *OWN_VARIABLES, *(prefix + suffix for prefix in (PREFIX, FORCE_PREFIX) for suffix in _PATH_OF)]
     for variable in sorted(environ):
         if not variable.startswith(PREFIX) or variable in valid or variable in _warned or _INJECTED.fullmatch(variable):
             continue
@@ -87,7 +89,7 @@ def _value(path: str, text: str, default: Any) -> Any:
             raise ConfigError(f"{path}={text!r}: must be one of {', '.join(_SWITCH)}")
         return _SWITCH[text.lower()]
     if isinstance(default, tuple):
-        return _json(path, text) if text.startswith("[") else tuple([word.strip() for word in text.split(",")])
+        return _json(path, text) if text.startswith(("[", "{")) else tuple([word.strip() for word in text.split(",")])
     if isinstance(default, int) or (isinstance(default, float) and not path.endswith("_s")):
         try:
             return type(default)(text)

@@ -17,13 +17,20 @@ from meshlb.balance.registry import policy_of
 from meshlb.core import validate
 from meshlb.errors import ConfigError
 from meshlb.resolve.settings import Discovery, Fallback
+from meshlb.retry.settings import Retry
 
 Layer: TypeAlias = "dict[str, Any]"
 
-PARTS: Mapping[str, Any] = {"discovery": Discovery, "fallback": Fallback}
-SINGLE: Mapping[str, Any] = {"policy": P2C(), "first_answer_timeout_s": 5.0, "connect_timeout_s": 3.0}  # and their defaults
-NAMES = ("policy", "discovery", "fallback", "first_answer_timeout_s", "connect_timeout_s")
-_WORD_MEANS = {"discovery": "sources", "fallback": "enabled"}
+PARTS: Mapping[str, Any] = {"discovery": Discovery, "fallback": Fallback, "retry": Retry}
+# Those of one value, and their defaults.
+SINGLE: Mapping[str, Any] = {
+    "policy": P2C(),
+    "first_answer_timeout_s": 5.0,
+    "connect_timeout_s": 3.0,
+    "mass_removal_spare_s": 30.0,
+}
+NAMES = ("policy", "discovery", "fallback", "retry", "first_answer_timeout_s", "connect_timeout_s", "mass_removal_spare_s")
+_WORD_MEANS = {"discovery": "sources", "fallback": "enabled", "retry": "enabled"}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -72,6 +79,8 @@ def _paths(name: str, written: Any) -> Iterator[tuple[str, Any]]:
 
 def _in_seconds(path: str, value: Any) -> Any:
     """A length of time may be text, in JSON and in variables: ``5``, ``5s``, ``250ms``, ``1.5m``."""
+    if isinstance(value, Mapping):
+        return {key: _in_seconds(str(key), inner) for key, inner in value.items()}
     if not path.endswith("_s") or not isinstance(value, str):
         return value
     match = _DURATION.fullmatch(value.strip())

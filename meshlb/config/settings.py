@@ -21,6 +21,7 @@ from meshlb.config.mode import Mode
 from meshlb.core import validate
 from meshlb.errors import ConfigError
 from meshlb.resolve.settings import Discovery, Fallback
+from meshlb.retry.settings import Retry
 
 _NOT_GIVEN: Any = object()
 
@@ -33,8 +34,13 @@ class Config:
     name and its fields, ``{"name": "least_request", "choice_count": 3}``.
     ``discovery``: where endpoints are looked for: ``auto`` (default), ``kubernetes``, ``dns``, or a dict of ``Discovery``'s fields.
     ``fallback``: what serves while no pod is known: ``clusterip`` (default), ``none``, or a dict of ``Fallback``'s fields.
+    ``retry``: what is tried again (``Retry`` has the fields): ``on`` (default: only what certainly never left the client, until methods
+    are declared idempotent or codes are named), ``off``, or a dict, ``{"idempotent": ["/shop.Orders/Get", "/shop.Carts/*"]}``.
     ``first_answer_timeout_s``: how long a call without a deadline waits for discovery's first answer (default 5).
     ``connect_timeout_s``: how long it then waits for a connection (default 3).
+    ``mass_removal_spare_s``: when more than half of a pool of four or more vanishes or stops being ready within a few seconds, how
+    long the lost endpoints stay connected, for calls that nobody else can take (default 30; 0 turns that off; ``pool/leavers.py`` has
+    the rules and their price).
 
     Times are seconds, a timedelta or text such as ``"250ms"``. Raises ConfigError with field, value and rule; for an unknown key,
     with its path and the nearest valid one. ``dataclasses.replace`` gives a Config that was given every field.
@@ -43,8 +49,10 @@ class Config:
     policy: PolicyConfig
     discovery: Discovery
     fallback: Fallback
+    retry: Retry
     first_answer_timeout_s: float
     connect_timeout_s: float
+    mass_removal_spare_s: float
     given: frozenset[str] = field(init=False, compare=False, repr=False)
 
     def __init__(
@@ -53,15 +61,19 @@ class Config:
         policy: str | Mapping[str, object] | PolicyConfig = _NOT_GIVEN,
         discovery: str | Mapping[str, object] | Discovery = _NOT_GIVEN,
         fallback: str | Mapping[str, object] | Fallback = _NOT_GIVEN,
+        retry: str | Mapping[str, object] | Retry = _NOT_GIVEN,
         first_answer_timeout_s: float | timedelta | str = _NOT_GIVEN,
         connect_timeout_s: float | timedelta | str = _NOT_GIVEN,
+        mass_removal_spare_s: float | timedelta | str = _NOT_GIVEN,
     ) -> None:
         arguments = {
             "policy": policy,
             "discovery": discovery,
             "fallback": fallback,
+            "retry": retry,
             "first_answer_timeout_s": first_answer_timeout_s,
             "connect_timeout_s": connect_timeout_s,
+            "mass_removal_spare_s": mass_removal_spare_s,
         }
         self._fill(layer_of({name: value for name, value in arguments.items() if value is not _NOT_GIVEN}))
 
@@ -77,13 +89,16 @@ class Config:
         return _in_force(environment.read(environ, environment.PREFIX))
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field as plain data that JSON can hold; ``from_dict`` of it gives an equal Config."""
+        """Every field as plain data that JSON can hold (``retry``'s ``stop`` and ``wait`` excepted); ``from_dict`` of it gives an equal
+        Config."""
         plain: dict[str, Any] = {"policy": self.policy.to_dict()}
         for name in PARTS:
             part = getattr(self, name)
-            values = {known.name: getattr(part, known.name) for known in fields(part)}
+            values = (
+                part.to_dict() if isinstance(part, Retry) else {known.name: getattr(part, known.name) for known in fields(part)}
+            )
             plain[name] = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-        return {**plain, "first_answer_timeout_s": self.first_answer_timeout_s, "connect_timeout_s": self.connect_timeout_s}
+        return {**plain, **{name: getattr(self, name) for name in SINGLE if name != "policy"}}
 
     def to_layer(self) -> Layer:
         """What was given, as paths and values."""
@@ -104,8 +119,8 @@ class Config:
             values["policy"] = replace(policy, **adjusted)
         for name, part in PARTS.items():
             values[name] = part.of(below(name, layer))
-        for name in ("first_answer_timeout_s", "connect_timeout_s"):
-            values[name] = validate.seconds(name, values[name])
+        for name in ("first_answer_timeout_s", "connect_timeout_s", "mass_removal_spare_s"):
+            values[name] = validate.seconds(name, values[name], exclusive=name != "mass_removal_spare_s")
         for name, value in {**values, "given": frozenset(layer)}.items():
             object.__setattr__(self, name, value)
 

@@ -8,6 +8,7 @@ Spec: discovery.k8s.io/v1 EndpointSlice for the conditions; gRFC A61 for "endpoi
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -29,8 +30,19 @@ class Hints:
     nodes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the caller runs: its node and zone; empty means unknown and never matches."""
+
+    node: str = ""
+    zone: str = ""
+
+
+_PIECE = 256
+
 NO_LOCALITY = Locality()
 NO_HINTS = Hints()
+NO_PLACE = Place()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +86,12 @@ class Endpoint:
         return f"{self.name} ({self.address})" if self.name else self.address
 
 
+class OrderedEndpoints(tuple[Endpoint, ...]):
+    """Endpoints that are known to be sorted by identity and unique by it: ten thousand need not be sorted again for one change."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class EndpointSet:
     """Everything one source knows about a target, at one moment.
@@ -82,8 +100,11 @@ class EndpointSet:
     ``endpoints`` may be used and none of them can be connected: the ClusterIP, as k connections that differ by uid. (While no
     endpoint may be used the ClusterIP refuses too; while none is *known*, its connections are published as ``endpoints``.)
     ``service_port`` is the Service's own port number, for the authority; 0 when it is not known. ``authoritative`` says that an
-    absence may be believed. ``source``, ``version`` and ``note`` (why the set is as it is: "3 endpoints, none ready") are for
-    logs, errors and ``status()``.
+    absence may be believed. ``place`` is the caller's, ``local_only`` says that only endpoints on its node may be used (the Service's
+    ``internalTrafficPolicy: Local``). ``source``, ``version`` and ``note`` (why the set is as it is: "3 endpoints, none ready") are for
+    logs, errors and ``status()``. ``unverified`` are the hosts of endpoints that no source has confirmed for long: one of them that is
+    not connected any more may be another pod by the time that it is again. ``authority_host`` is the name that these endpoints know
+    themselves by, where it is not the target's own: the external name of an ExternalName Service.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -93,6 +114,10 @@ class EndpointSet:
     fallback: tuple[Endpoint, ...] = ()
     service_port: int = 0
     note: str = ""
+    place: Place = NO_PLACE
+    local_only: bool = False
+    unverified: frozenset[str] = frozenset()
+    authority_host: str = ""
 
     @classmethod
     def of(
@@ -105,25 +130,58 @@ class EndpointSet:
         fallback: Iterable[Endpoint] = (),
         service_port: int = 0,
         note: str = "",
+        place: Place = NO_PLACE,
+        local_only: bool = False,
+        unverified: frozenset[str] = frozenset(),
     ) -> EndpointSet:
         """Sort and make unique; of two copies of one endpoint the one that can serve wins. What is an endpoint is no fallback."""
-        ordered = _unique(endpoints)
-        listed = {endpoint.identity for endpoint in ordered}
-        spare = tuple(endpoint for endpoint in _unique(fallback) if endpoint.identity not in listed)
-        return cls(ordered, source, version, authoritative, spare, service_port, note)
+        ordered = endpoints if isinstance(endpoints, OrderedEndpoints) else _unique(endpoints)
+        spare = tuple(endpoint for endpoint in _unique(fallback) if not _lists(ordered, endpoint))
+        return cls(ordered, source, version, authoritative, spare, service_port, note, place, local_only, unverified)
+
+    def lists(self, endpoint: Endpoint) -> bool:
+        """Is its address among the endpoints or the fallback, whichever pod is there?"""
+        return any(_at(endpoints, endpoint.host, endpoint.port) for endpoints in (self.endpoints, self.fallback))
 
     def __len__(self) -> int:
         return len(self.endpoints)
 
 
-def _unique(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+def unshared(endpoints: tuple[Endpoint, ...], others: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+    """``endpoints`` without the beginning and the end that both have: all that may differ, of thousands usually a few."""
+    start = _common(endpoints, others)
+    end = _common(endpoints[start:][::-1], others[start:][::-1])
+    return endpoints[start : len(endpoints) - end]
+
+
+def _common(one: tuple[Endpoint, ...], other: tuple[Endpoint, ...]) -> int:
+    """How many are equal from the first on; compared in pieces, as equal ones are the same objects."""
+    longest, at = min(len(one), len(other)), 0
+    while at < longest and one[at : at + _PIECE] == other[at : at + _PIECE]:
+        at += _PIECE
+    while at < longest and one[at] == other[at]:
+        at += 1
+    return min(at, longest)
+
+
+def _at(ordered: tuple[Endpoint, ...], host: str, port: int) -> bool:
+    at = bisect_left(ordered, (host, port, ""), key=lambda listed: listed.identity)
+    return at < len(ordered) and ordered[at].identity[:2] == (host, port)
+
+
+def _lists(ordered: tuple[Endpoint, ...], endpoint: Endpoint) -> bool:
+    at = bisect_left(ordered, endpoint.identity, key=lambda listed: listed.identity)
+    return at < len(ordered) and ordered[at].identity == endpoint.identity
+
+
+def _unique(endpoints: Iterable[Endpoint]) -> OrderedEndpoints:
     best: dict[tuple[str, int, str], Endpoint] = {}
     for endpoint in endpoints:
         key = endpoint.identity
         seen = best.get(key)
         if seen is None or _usefulness(endpoint) > _usefulness(seen):
             best[key] = endpoint
-    return tuple(best[key] for key in sorted(best))
+    return OrderedEndpoints(best[key] for key in sorted(best))
 
 
 def _usefulness(endpoint: Endpoint) -> int:

@@ -21,6 +21,7 @@ from meshlb.errors import ConfigError
 from meshlb.grpc import stock
 from meshlb.grpc.channel import Channel
 from meshlb.grpc.connection import Connections
+from meshlb.grpc.descriptors import idempotent_methods
 from meshlb.grpc.in_flight import endpoint_of
 from meshlb.grpc.options import ChannelOptions
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from meshlb.grpc import aio as aio
     from meshlb.mesh import Mesh
 
-__all__ = ["Channel", "aio", "endpoint_of", "insecure_channel", "secure_channel"]
+__all__ = ["Channel", "aio", "endpoint_of", "idempotent_methods", "insecure_channel", "secure_channel"]
 
 Options = Iterable[tuple[str, Any]]
 

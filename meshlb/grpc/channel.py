@@ -1,16 +1,19 @@
 """``grpc.Channel`` over many endpoints: stubs, interceptors and ``channel_ready_future`` use it as they use grpc's own.
 
-What each kind of call gets ("elsewhere": goes to another endpoint if it certainly never left the client, at most twice, from the
-pool's token bucket; "own": grpc's own object when the picked endpoint is ready, else one of ours that waits for one and then passes
-everything to grpc's, and that is sent once; "counts": among whose live attempts, and until when):
+What each kind of call gets ("elsewhere": what certainly never left the client goes to another endpoint, at most twice; "again": what was
+sent may be tried again, where the method's rules or the call's metadata say so (``retry``), both paid from the target's budget; "own":
+grpc's own object when the picked endpoint is ready, else one of ours that waits for one and then passes everything to grpc's, and that
+is sent once; "ours": one of ours that is sent at once and may be sent again until something of the answer reached the caller; "counts":
+among whose live attempts, and until when):
 
 =================  ==============================  =====================================  =====================================
 call               blocking (``()``, with_call)    ``future()``, streams                  asyncio (``meshlb.grpc.aio``)
 =================  ==============================  =====================================  =====================================
-unary_unary        elsewhere; grpc's reply;        own; unary, until its done callback    elsewhere; ours, around grpc's own;
-                   unary, until it returns                                                unary, until its done callback
-unary_stream       -                               own; stream, until exhausted, failed,  own; stream, until exhausted, failed,
-                                                   cancelled or dropped                   cancelled
+unary_unary        elsewhere, again; grpc's        own, or ours where it may be tried     elsewhere, again; ours, around grpc's
+                   reply; unary, until it returns  again; unary, until its done callback  own; unary, until its done callback
+unary_stream       -                               own, or ours where it may be tried     own, or ours where it may be tried
+                                                   again; stream, until exhausted,        again; stream, until exhausted,
+                                                   failed, cancelled or dropped           failed, cancelled
 stream_unary       elsewhere while no message      own; stream, until its done callback   own; stream, until its done callback
                    was asked for; grpc's reply;
                    stream, until it returns
@@ -18,7 +21,10 @@ stream_stream      -                               own; stream, until exhausted,
                                                    cancelled or dropped                   cancelled
 =================  ==============================  =====================================  =====================================
 
-"own" with ``wait_for_ready`` is always one of ours, since it may have to go back to waiting.
+A stream of requests is never tried again: what was read of it cannot be read twice. "own" with ``wait_for_ready`` is always one of ours,
+since it may have to go back to waiting. A back-off blocks the thread of a blocking call, which ``close()`` and signals end, and nobody
+else. ``per_try_timeout_s`` holds for unary_unary alone: a stream may last. What finally fails is grpc's own error of the last attempt, with
+a note of what was tried; where the deadline came meanwhile, ours, with that error as its cause.
 
 Every kind looks at the picked connection itself before it sends, unless a call found it ready within the last 5 ms: gRPC would queue a
 call on one that was lost a moment ago until it is back or given up, which takes seconds where packets vanish. Blocking calls wait in their caller's
@@ -50,6 +56,7 @@ class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[m
     """The success path of ``__call__`` is written out: read the view, pick, one dict look-up, grpc, end."""
 
     stream = False
+    replays = True
 
     def __call__(
         self,
@@ -120,8 +127,25 @@ class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[m
         return self.invoke("future", (request, timeout, metadata, credentials, wait_for_ready, compression))
 
 
+class LimitedUnaryUnary(UnaryUnary):
+    """For methods of which every attempt has a time limit, or every success counts: nothing is cut short."""
+
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        return self.block("__call__", (request, timeout, metadata, credentials, wait_for_ready, compression))
+
+
 class UnaryStream(Multicallable, grpc.UnaryStreamMultiCallable):  # type: ignore[misc]
-    """One request, a stream of answers."""
+    """One request, a stream of answers; what was asked of it may be asked again before the first of them."""
+
+    replays = True
 
     def __call__(
         self,
@@ -215,7 +239,8 @@ class Channel(grpc.Channel):  # type: ignore[misc]
         **private: Any,
     ) -> UnaryUnary:
         make = _factory("unary_unary", method, request_serializer, response_deserializer, _registered_method, private)
-        return UnaryUnary(self._connections, self._pending, method, make)
+        made = UnaryUnary(self._connections, self._pending, method, make)
+        return made if made.rules.plain else LimitedUnaryUnary(self._connections, self._pending, method, make)
 
     def unary_stream(
         self,

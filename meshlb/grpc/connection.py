@@ -10,7 +10,8 @@ stays below half a percent of a core) and every 500 ms while nobody does. Calls 
 one that finds it gone tells at once.
 
 Removal drops references and never closes: gRPC lets calls in flight on such a channel finish and then frees it. The driver keeps it
-while there are any, so that the channel's own ``close()``, which alone closes, finds it.
+while there are any, so that the channel's own ``close()``, which alone closes, finds it, and so that it is there if its endpoint comes
+back.
 
 Threads: ``open``, ``wait``, ``changed`` and ``close`` from any; ``_turn`` and what it calls only on the discovery thread.
 Ownership: calls and multicallables hold this object (people keep only the stub), the view's listener and the timers hold it weakly,
@@ -42,7 +43,7 @@ from meshlb.runtime.fork import on_fork_child
 if TYPE_CHECKING:
     import grpc
 
-    from meshlb.mesh import Binding
+    from meshlb.binding import Binding
 
 MIN_SCAN_S = 0.001
 AWAITED_SCAN_S = 0.05
@@ -264,7 +265,7 @@ class Connections:
     def _open_one(self, subchannel: Subchannel) -> None:
         if self._opening.pop(subchannel, None) is None:
             return
-        link = self._factory.open(subchannel.endpoint)
+        link = self._still_draining(subchannel) or self._factory.open(subchannel.endpoint)
         with self.lock:
             if not self.closed:
                 self.links[subchannel] = link
@@ -284,6 +285,13 @@ class Connections:
                 holder.forget((subchannel,))
             if link is not None:
                 self._draining.append((subchannel, link))
+
+    def _still_draining(self, subchannel: Subchannel) -> Link | None:
+        """The link of an endpoint that was let go and is wanted again before its calls have ended: taken up, not made anew."""
+        with self.lock:
+            link = next((link for draining, link in self._draining if draining is subchannel), None)
+            self._draining = [entry for entry in self._draining if entry[1] is not link]
+        return link
 
     def _let_go(self) -> None:
         """Those that carry no call any more; dropping the last reference frees the connection, gently."""

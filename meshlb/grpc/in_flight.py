@@ -23,7 +23,7 @@ from meshlb.grpc.status import outcome_of
 from meshlb.pool.view import View
 
 if TYPE_CHECKING:
-    from meshlb.mesh import Binding
+    from meshlb.binding import Binding
 
 CANCELLED = Outcome.CANCELLED
 _ENDPOINT = "_meshlb_endpoint"

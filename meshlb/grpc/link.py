@@ -21,7 +21,7 @@ from meshlb.grpc.options import ChannelOptions
 if TYPE_CHECKING:
     import grpc
 
-    from meshlb.mesh import Binding
+    from meshlb.binding import Binding
 
 FRESH_S: Final = 0.005  # a look with cold caches costs a hundredth of a call; a busy connection need not be looked at by each
 FORK_WAIT_S: Final = 1.0  # a look at all connections takes milliseconds

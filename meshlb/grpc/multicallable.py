@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from grpc import StatusCode
 
 from meshlb.call.call import Call
 from meshlb.core.connectivity import Connectivity
@@ -20,16 +21,17 @@ from meshlb.core.subchannel import Attempt, Subchannel
 from meshlb.errors import ClosedError, MeshError
 from meshlb.grpc.connection import Connections
 from meshlb.grpc.errors import cancelled_error, rpc_error_of
-from meshlb.grpc.in_flight import end_with, mark
+from meshlb.grpc.failures import can_be_sent_again, failure_of, sent_again
+from meshlb.grpc.in_flight import end_with, endpoint_of, mark
 from meshlb.grpc.link import Link
 from meshlb.grpc.signals import raised_by_handler
 from meshlb.grpc.status import outcome_of
 from meshlb.grpc.stock import CLOSED, CLOSED_BLOCKING, CLOSED_IN_FLIGHT, STATES
+from meshlb.retry.tries import Failure
 from meshlb.runtime.fork import on_fork_child
 
 if TYPE_CHECKING:
     from meshlb.grpc.pending import PendingCalls
-    from meshlb.grpc.pending_call import PendingCall
 
 SUCCESS = Outcome.SUCCESS
 CANCELLED = Outcome.CANCELLED
@@ -51,10 +53,33 @@ class InternalError(Exception):
     """A bug of ours (its ``__cause__``) while nothing was sent yet."""
 
 
+def last_word(call: Call, error: Any) -> Any:
+    """No further attempt can be made; ``error`` is ours. What ended the last one says more, unless the deadline or the caller did it."""
+    last = call.last
+    if last is None or not isinstance(last, grpc.RpcError):
+        return error
+    if error.code() in (StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED):
+        error.__cause__ = last
+        endpoint = endpoint_of(last)
+        if endpoint is not None:
+            mark(error, endpoint)
+        last = error
+    tell(last, call)
+    return last
+
+
+def tell(error: BaseException, call: Call) -> None:
+    """Have the error's traceback say what was tried."""
+    story = call.story()
+    if story:
+        error.add_note(story)
+
+
 class Multicallable:
     """Thread-safe; holds the connections strongly, as people keep only the stub."""
 
     stream = True  # long-lived calls are counted apart from unary ones
+    replays = False  # its requests can be sent again, and its calls be tried again after they were sent
 
     def __init__(self, connections: Connections, pending: PendingCalls, method: str | bytes, make: Factory) -> None:
         self.connections = connections
@@ -67,6 +92,7 @@ class Multicallable:
         name.encode()  # as grpc does: what is no text fails here, where the mistake is
         self._info = PickInfo(name)
         self._defaults = connections.options.defaults_of(name)
+        self.rules = connections.options.rules_of(name, connections.binding.config, per_try=not self.stream)
         connections.add_holder(self)
 
     # --- one endpoint's own -------------------------------------------------------------------------------------------------
@@ -149,7 +175,16 @@ class Multicallable:
         if view is None:
             raise ValueError(closed_text)
         waits = bool(defaults.wait_for_ready if wait_for_ready is None else wait_for_ready)
-        return Call(view, limits, self._info, deadline_s=deadline_s, wait_for_ready=waits, stream=self.stream)
+        return Call(
+            view,
+            limits,
+            self._info,
+            deadline_s=deadline_s,
+            wait_for_ready=waits,
+            stream=self.stream,
+            rules=self.rules,
+            idempotent=self.rules.is_idempotent(arguments[2]),
+        )
 
     def try_next(self, call: Call, now_s: float) -> tuple[Attempt, Any] | None:
         """An attempt and what to send it with, or None: wait. Raises grpc's errors, or InternalError."""
@@ -202,47 +237,74 @@ class Multicallable:
         """The attempt loop; returns grpc's answer or raises grpc's error, of the last attempt."""
         request, _, metadata, credentials, _, compression = arguments
         while True:
-            attempt, inner = self._wait_next(call)
-            timeout = call.remaining_s(self.connections.binding.clock.now_s())
             try:
-                reply = getattr(inner, verb)(self.lent(request), timeout, metadata, credentials, None, compression)
+                attempt, inner = self._wait_next(call)
             except grpc.RpcError as error:
-                if not self.goes_on(call, attempt, error, request):
+                ended = last_word(call, error)
+            else:
+                ended = None
+            if ended is not None:
+                raise ended
+            timeout = call.attempt_timeout_s(self.connections.binding.clock.now_s())
+            sent = sent_again(metadata, call.previous_attempts)
+            try:
+                reply = getattr(inner, verb)(self.lent(request), timeout, sent, credentials, None, compression)
+            except grpc.RpcError as error:
+                if not self.goes_on(call, attempt, error, arguments):
                     raise
             except BaseException:
                 self.end(attempt, CANCELLED)
                 raise
             else:
                 self.end(attempt, SUCCESS)
+                call.succeeded()
                 if verb == "with_call":
                     mark(reply[1], attempt.subchannel.endpoint)
                 return reply
 
-    def goes_on(self, call: Call, attempt: Attempt, error: Any, request: Any) -> bool:
-        """The attempt failed on the wire: end it; True if the call goes to another endpoint."""
+    def goes_on(self, call: Call, attempt: Attempt, error: Any, arguments: Arguments) -> bool:
+        """The attempt failed on the wire: end it; True if another one follows."""
         mark(error, attempt.subchannel.endpoint)
         outcome = outcome_of(error.code(), error.details())
-        if outcome is UNREACHABLE and self.taken_back(request):
-            try:
-                return call.end_attempt(attempt, outcome) is not None
-            except Exception as bug:  # noqa: BLE001
-                self.connections.binding.count_internal_error(bug)
-                return False
+        try:
+            now_s = self.connections.binding.clock.now_s()
+            failure = None if outcome is UNREACHABLE else self.failure_of(call, attempt, error, now_s)
+            if (outcome is UNREACHABLE or failure is not None) and self.can_be_sent_again(arguments):
+                call.last = error
+                if call.end_attempt(attempt, outcome, now_s, failure) is not None:
+                    return True
+                tell(error, call)
+        except Exception as bug:  # noqa: BLE001
+            self.connections.binding.count_internal_error(bug)
         self.end(attempt, outcome)
         return False
+
+    def failure_of(self, call: Call, attempt: Attempt, ended: Any, now_s: float) -> Failure | None:
+        """What grpc's call or error, which is over, says about another attempt."""
+        return failure_of(
+            ended.code(),
+            ended.details(),
+            ended.initial_metadata(),
+            ended.trailing_metadata(),
+            timed_out=call.timed_out(attempt, now_s),
+            error=lambda: ended,
+        )
+
+    def can_be_sent_again(self, arguments: Arguments) -> bool:
+        return can_be_sent_again(arguments[2]) and self.taken_back(arguments[0])
 
     def after_failure(self, attempt: Attempt, error: BaseException, arguments: Arguments) -> Call | None:
         """The first attempt of a call that had no ``Call`` failed: end it; what to go on with, or None if that was all."""
         if not isinstance(error, grpc.RpcError):
             self.end(attempt, CANCELLED)
             return None
-        if outcome_of(error.code(), error.details()) is UNREACHABLE:
+        if outcome_of(error.code(), error.details()) is UNREACHABLE or self.rules.may_retry(arguments[2]):
             try:
                 call = self.new_call(arguments, CLOSED_BLOCKING, attempt.started_s)
             except (InternalError, MeshError, ValueError):  # the wire's error says more than ours would
                 call = None
             if call is not None:
-                return call if self.goes_on(call, attempt, error, arguments[0]) else None
+                return call if self.goes_on(call, attempt, error, arguments) else None
         mark(error, attempt.subchannel.endpoint)
         self.end(attempt, outcome_of(error.code(), error.details()))
         return None
@@ -271,15 +333,17 @@ class Multicallable:
     # --- calls that do not block ----------------------------------------------------------------------------------------------
 
     def invoke(self, verb: str, arguments: Arguments) -> Any:
-        """grpc's own object if the picked endpoint is ready this very moment, else one of ours that waits for one. With
-        ``wait_for_ready`` always ours: it may have to wait again."""
+        """grpc's own object if the picked endpoint is ready this very moment, else one of ours that waits for one. Always ours if it
+        may have to be sent again: with ``wait_for_ready``, and where the rules of its method or its metadata allow another attempt."""
         if self.connections.closed:
             raise ValueError(CLOSED)
         waits = self._defaults.wait_for_ready if arguments[4] is None else arguments[4]
         try:
-            found = None if waits else self._pick_ready()
+            ours = waits or (self.replays and (self.rules.may_retry(arguments[2]) or not self.rules.plain))
+            found = None if ours else self._pick_ready()
             if found is None:
-                return self._wait_elsewhere(verb, arguments)
+                call = self.new_call(arguments, CLOSED)
+                return self._pending.add(self, call, verb, arguments, at_once=bool(ours))
         except InternalError as error:
             internal = error
         else:
@@ -316,7 +380,3 @@ class Multicallable:
         if view is not None:
             end_with(call, attempt, view, self.connections.binding, stream=verb == "__call__")
         return call
-
-    def _wait_elsewhere(self, verb: str, arguments: Arguments) -> PendingCall:
-        call = self.new_call(arguments, CLOSED)
-        return self._pending.add(self, call, verb, arguments)

@@ -1,9 +1,11 @@
 """The channel options a user passed, split into what meshlb does itself and what each endpoint's own channel is given.
 
-meshlb takes over: the balancing policy (``grpc.service_config`` ``loadBalancingConfig``, then ``loadBalancingPolicy``, then
-``grpc.lb_policy_name``, as gRPC ranks them), and each method's ``waitForReady`` and ``timeout`` for as long as a call waits for an
-endpoint. All else goes to every endpoint's channel unchanged and wins over the defaults there: method timeouts, ``retryPolicy``,
-``healthCheckConfig``, keepalive, message sizes, authority.
+meshlb takes over what ``meshlb.grpc.service_config`` says of ``grpc.service_config``, and ``grpc.lb_policy_name``. All else goes to every
+endpoint's channel unchanged and wins over the defaults there: method timeouts, ``healthCheckConfig``, keepalive, message sizes,
+authority. ``grpc.enable_retries`` goes there too, where it only concerns gRPC's transparent retries: there is no ``retryPolicy`` left.
+With 0 the service config's policies are off for meshlb as well; and only then servers see ``grpc-previous-rpc-attempts``, since
+gRPC's own retry code takes it off otherwise (measured, grpcio 1.85). It stays on by default: without it a call that a closing connection
+never processed fails (5 of 200 GOAWAYs).
 
 An endpoint's channel runs gRPC's ``round_robin`` over its one address, because that reconnects by itself, reports
 TRANSIENT_FAILURE instead of going idle, and does health checking, which ``pick_first`` does not. Defaults that differ from gRPC's:
@@ -18,28 +20,25 @@ TRANSIENT_FAILURE instead of going idle, and does health checking, which ``pick_
 Equal options in equal order let channels of one process share connections (gRPC's subchannel pool); only connections that must be
 separate, to a ClusterIP, get an argument of their own.
 
-Spec: grpc/doc/service_config.md; gRFC A2 for the choice of policy.
-Deviations: gRPC fails every call of a channel whose service config is malformed; here the channel is not even made. ``pick_first``
-is refused: who asks for it by name wants one endpoint, which is what an ordinary ``grpc`` channel gives.
+Spec: grpc/doc/keepalive.md, grpc/include/grpc/impl/channel_arg_names.h.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from meshlb.core.endpoint import Endpoint
-from meshlb.errors import ConfigError
+from meshlb.grpc import service_config
+from meshlb.grpc.service_config import MethodDefaults, fail, text
+from meshlb.retry.rules import Rules, rules_of
 
 if TYPE_CHECKING:
     from meshlb.config import Config
 
 Option = tuple[str, Any]
 
-SERVICE_CONFIG = "grpc.service_config"
-POLICY_NAME = "grpc.lb_policy_name"
+ENABLE_RETRIES = "grpc.enable_retries"
 AUTHORITY = "grpc.default_authority"
 TLS_NAME = "grpc.ssl_target_name_override"
 CONNECTION = "meshlb.connection"  # unknown to gRPC, so it only makes the connection a separate one
@@ -51,40 +50,22 @@ _KEEPALIVE_TIME_MS = 310_000
 _KEEPALIVE_TIMEOUT_MS = 3_000
 _PING_TIMEOUT_MS = 5_000  # what gRPC arms for a ping, not keepalive_timeout; its default is 60 s
 
-# gRPC's names to ours; a policy of its own that is not here has no counterpart yet.
-_POLICIES = {
-    "p2c": "p2c",
-    "round_robin": "round_robin",
-    "least_request": "least_request",
-    "least_request_experimental": "least_request",
-}
-_DURATION = re.compile(r"(\d+(?:\.\d{1,9})?)s")
-
-
-class MethodDefaults:
-    """What the service config says of one method: ``timeout_s`` and ``wait_for_ready``, None where it says nothing."""
-
-    __slots__ = ("timeout_s", "wait_for_ready")
-
-    def __init__(self, timeout_s: float | None = None, wait_for_ready: bool | None = None) -> None:
-        self.timeout_s = timeout_s
-        self.wait_for_ready = wait_for_ready
-
 
 class ChannelOptions:
     """Parsed once a channel; immutable. ``policy`` is what the options ask for (None: nothing), in ``policy_of``'s terms."""
 
-    __slots__ = ("_fixed", "_methods", "_shared", "_user", "policy", "stock_options")
+    __slots__ = ("_fixed", "_methods", "_shared", "_throttling", "_user", "policy", "stock_options")
 
     def __init__(self, stock_options: tuple[Option, ...]) -> None:
         self.stock_options = stock_options
-        user = {_text(key): value for key, value in stock_options}
-        config = _parsed(user.pop(SERVICE_CONFIG, None))
-        self.policy = _policy(config, user.pop(POLICY_NAME, None))
-        self._methods = _methods(config)
+        user = {text(key): value for key, value in stock_options}
+        config = service_config.parsed(user.pop(service_config.OPTION, None))
+        self.policy = service_config.policy(config, user.pop(service_config.POLICY_NAME, None))
+        self._methods = service_config.methods(config)
+        self._throttling = service_config.throttling(config)
         self._user = user
         self._shared: dict[tuple[str, float, str], tuple[Option, ...]] = {}
-        self._fixed = (SERVICE_CONFIG, _endpoint_service_config(config))
+        self._fixed = (service_config.OPTION, service_config.for_endpoint(config))
 
     @classmethod
     def of(cls, options: Iterable[tuple[Any, Any]] | None) -> ChannelOptions:
@@ -133,6 +114,11 @@ class ChannelOptions:
                 return found
         return _NOTHING
 
+    def rules_of(self, method: str, config: Config, *, per_try: bool = True) -> Rules:
+        """When its calls are tried again: the config's word, and the service config's ``retryPolicy``."""
+        lifted = self.defaults_of(method).retry if self._user.get(ENABLE_RETRIES, 1) else None
+        return rules_of(config.retry, method, lifted, self._throttling, per_try=per_try)
+
     def __repr__(self) -> str:
         return f"<ChannelOptions policy={self.policy!r} user={sorted(self._user)}>"
 
@@ -145,107 +131,13 @@ def is_shared_address(endpoint: Endpoint) -> bool:
     return endpoint.uid.startswith("clusterip/")
 
 
-def _text(key: str | bytes) -> str:
-    return key.decode() if isinstance(key, bytes) else key
-
-
-def _fail(option: object, value: object, rule: str) -> ConfigError:
-    return ConfigError(f"{option}={value!r}: {rule}")
-
-
 def _checked(option: object) -> Option:
     """What gRPC checks when it makes the channel; here the channels to endpoints are made later, so the check is made now."""
     if not isinstance(option, (tuple, list)) or len(option) != 2 or not isinstance(option[0], (str, bytes)):
-        raise _fail("options", option, "each must be a pair of a name and a value, as grpc takes them")
+        raise fail("options", option, "each must be a pair of a name and a value, as grpc takes them")
     key, value = option
     if isinstance(value, float) or value is None:
-        raise _fail(_text(key), value, "must be an int, a str or bytes")
+        raise fail(text(key), value, "must be an int, a str or bytes")
     if isinstance(value, int) and not -INT_MAX - 1 <= value <= INT_MAX:
-        raise _fail(_text(key), value, "must fit into 32 bits")
+        raise fail(text(key), value, "must fit into 32 bits")
     return key, value
-
-
-def _parsed(value: Any) -> dict[str, Any]:
-    if value is None:
-        return {}
-    try:
-        config = json.loads(value)
-    except (TypeError, ValueError) as error:
-        raise _fail(SERVICE_CONFIG, value, f"must be a JSON object ({error})") from None
-    if not isinstance(config, dict):
-        raise _fail(SERVICE_CONFIG, value, "must be a JSON object")
-    for entry in _objects("methodConfig", config.get("methodConfig", [])):
-        _objects("methodConfig name", entry.get("name", []))
-    return config
-
-
-def _objects(field: str, value: Any) -> list[dict[str, Any]]:
-    if not isinstance(value, list):
-        raise _fail(f"{SERVICE_CONFIG} {field}", value, "must be a list")
-    for entry in value:
-        if not isinstance(entry, dict):
-            raise _fail(f"{SERVICE_CONFIG} {field}", entry, "must be an object")
-    return value
-
-
-def _policy(config: Mapping[str, Any], name: Any) -> object | None:
-    """gRPC's order: loadBalancingConfig (the first known of the list), loadBalancingPolicy, the channel argument."""
-    listed = config.get("loadBalancingConfig")
-    if listed is not None:
-        return _first_known(listed)
-    for field, value in ((f"{SERVICE_CONFIG} loadBalancingPolicy", config.get("loadBalancingPolicy")), (POLICY_NAME, name)):
-        if value is not None:
-            known = _POLICIES.get(_text(value).lower() if isinstance(value, (str, bytes)) else "")
-            if known is None:
-                raise _fail(field, value, _known())
-            return known
-    return None
-
-
-def _first_known(listed: Any) -> object:
-    field = f"{SERVICE_CONFIG} loadBalancingConfig"
-    if not isinstance(listed, list) or not all(isinstance(entry, dict) and len(entry) == 1 for entry in listed):
-        raise _fail(field, listed, "must be a list of objects with one policy name each")
-    for entry in listed:
-        ((name, settings),) = entry.items()
-        known = _POLICIES.get(name)
-        if known is None:
-            continue
-        if known == "least_request" and isinstance(settings, dict) and "choiceCount" in settings:
-            count = settings["choiceCount"]
-            if isinstance(count, bool) or not isinstance(count, int) or count < 2:
-                raise _fail(f"{field} {name} choiceCount", count, "must be a whole number >= 2")
-            return {"name": known, "choice_count": min(count, 10)}  # A48: above 10 is 10
-        return known
-    raise _fail(field, [next(iter(entry)) for entry in listed], _known())
-
-
-def _known() -> str:
-    return f"meshlb has no such policy; it has {', '.join(sorted(set(_POLICIES.values())))}"
-
-
-def _methods(config: Mapping[str, Any]) -> dict[tuple[str, str], MethodDefaults]:
-    methods: dict[tuple[str, str], MethodDefaults] = {}
-    for entry in config.get("methodConfig", ()):
-        wait_for_ready = entry.get("waitForReady")
-        defaults = MethodDefaults(_seconds(entry.get("timeout")), wait_for_ready if isinstance(wait_for_ready, bool) else None)
-        for name in entry.get("name", ()):
-            methods.setdefault((name.get("service", ""), name.get("method", "")), defaults)
-    return methods
-
-
-def _seconds(value: object) -> float | None:
-    if value is None:
-        return None
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise _fail(f"{SERVICE_CONFIG} methodConfig timeout", value, 'must be seconds such as "1.5s"')
-    return float(match[1])
-
-
-def _endpoint_service_config(config: Mapping[str, Any]) -> str:
-    """The user's config for one address; waiting for readiness is the pool's business: this endpoint may be on its way out."""
-    rest = {key: value for key, value in config.items() if key not in ("loadBalancingConfig", "loadBalancingPolicy")}
-    if "methodConfig" in rest:
-        rest["methodConfig"] = [{k: v for k, v in entry.items() if k != "waitForReady"} for entry in rest["methodConfig"]]
-    return json.dumps({"loadBalancingConfig": [{"round_robin": {}}], **rest}, separators=(",", ":"))

@@ -43,10 +43,10 @@ class PendingCalls:
         self._timer: Timer | None = None
         self._due = False
 
-    def add(self, multicallable: Multicallable, call: Call, verb: str, arguments: Arguments) -> PendingCall:
-        """Start it as soon as an endpoint is ready."""
+    def add(self, multicallable: Multicallable, call: Call, verb: str, arguments: Arguments, *, at_once: bool) -> PendingCall:
+        """Start it as soon as an endpoint is ready; ``at_once``: nobody has looked for one yet."""
         pending = PendingCall(self, multicallable, call, verb, arguments)
-        if not (call.wait_for_ready and pending.step()):  # it is here because of that perhaps, and need not wait
+        if not (at_once and pending.step()):
             self.wait(pending)
         return pending
 
@@ -99,3 +99,7 @@ class PendingCalls:
     def call_back(self, callback: Callable[[], None]) -> None:
         """Run a user's callback, on the thread for those."""
         CALLBACKS.submit(callback)
+
+    def settle(self, act: Callable[[], None]) -> None:
+        """Find out what comes of a call of grpc's that is over."""
+        WORKER.submit(act)

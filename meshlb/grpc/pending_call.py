@@ -1,10 +1,15 @@
-"""A future or a stream that begins later, because no endpoint is ready and its caller must not be blocked.
+"""A future or a stream that begins later, or may begin again: no endpoint is ready, or its method allows another attempt.
 
 ``PendingCall`` stands on grpc's own base classes and behaves as grpc's object does while it is queued: it can be cancelled, waited
-for, given callbacks. When an endpoint is found ready it hands the call to grpc and from then on passes everything through. It is
-sent once: from the moment it began, what happens to it is final. But with ``wait_for_ready`` one that ends as certainly never sent
-goes back to waiting, until its deadline: whoever asks first, grpc's callback or the caller, sees to that, and everybody else asks
-again. A stream of requests cannot: grpc has taken its first message by then.
+for, given callbacks. When an endpoint is found ready it hands the call to grpc and from then on passes everything through. As a rule it
+is sent once: from the moment it began, what happens to it is final. It goes back to waiting, until its deadline,
+
+- with ``wait_for_ready``, if it ended as certainly never sent;
+- if the rules of its method or its metadata allow another attempt, for any end that ``Call.end_attempt`` says so of, until the first
+  message or the initial metadata of the server reached the caller.
+
+Whoever asks first, the worker that grpc's callback wakes or the caller, sees to that, and everybody else asks again. A stream of requests cannot go back:
+grpc has taken its first message by then.
 """
 
 from __future__ import annotations
@@ -23,11 +28,14 @@ from meshlb.core.endpoint import Endpoint
 from meshlb.core.outcome import Outcome
 from meshlb.core.subchannel import Attempt
 from meshlb.grpc.errors import cancelled_error
+from meshlb.grpc.failures import sent_again
 from meshlb.grpc.in_flight import endpoint_of
 from meshlb.grpc.link import weakly
-from meshlb.grpc.multicallable import Arguments, InternalError, Multicallable
-from meshlb.grpc.status import never_sent
+from meshlb.grpc.multicallable import Arguments, InternalError, Multicallable, last_word, tell
+from meshlb.grpc.status import outcome_of
 from meshlb.grpc.stock import CLOSED_IN_FLIGHT
+
+UNREACHABLE = Outcome.UNREACHABLE
 
 
 class Queue(Protocol):
@@ -41,6 +49,8 @@ class Queue(Protocol):
 
     def call_back(self, callback: Callable[[], None]) -> None: ...
 
+    def settle(self, act: Callable[[], None]) -> None: ...
+
 
 class PendingCall(grpc.Call, grpc.Future):  # type: ignore[misc]
     """A call that has not begun yet, or that is grpc's by now. Any thread."""
@@ -51,6 +61,8 @@ class PendingCall(grpc.Call, grpc.Future):  # type: ignore[misc]
         self._decisions = call
         self._verb = verb
         self._arguments: Arguments | None = arguments  # None: it is final
+        self._returns = call.wait_for_ready or (multicallable.replays and multicallable.rules.may_retry(arguments[2]))
+        self._deciding = False  # somebody finds out whether it goes back
         self._attempt: Attempt | None = None
         self._tries = 0
         self._condition = threading.Condition()
@@ -81,10 +93,15 @@ class PendingCall(grpc.Call, grpc.Future):  # type: ignore[misc]
         arguments = self._arguments
         if arguments is None or self.begun:
             return True
+        if self._deciding:
+            return False
         try:
             if self._multicallable.connections.closed:
                 raise cancelled_error(CLOSED_IN_FLIGHT)
             call = self._begin(arguments)
+        except grpc.RpcError as error:
+            self._end_after(error)
+            return True
         except BaseException as error:  # noqa: BLE001 - whatever it is, its caller is waiting for it
             self._end(error)
             return True
@@ -104,7 +121,9 @@ class PendingCall(grpc.Call, grpc.Future):  # type: ignore[misc]
             if found is None:
                 return None
             self._attempt = found[0]
-            return multicallable.start(*found, self._verb, arguments, decisions.remaining_s(now_s))
+            request, timeout, metadata, *others = arguments
+            again = (request, timeout, sent_again(metadata, decisions.previous_attempts), *others)
+            return multicallable.start(*found, self._verb, again, decisions.attempt_timeout_s(now_s))
         return multicallable.over_stock(internal, self._verb, arguments)
 
     def _hand_over(self, call: Any) -> None:
@@ -112,24 +131,28 @@ class PendingCall(grpc.Call, grpc.Future):  # type: ignore[misc]
             gone = self._error is not None
             if not gone:
                 self._call = call
-                self._tries += 1
+                self._tries = tries = self._tries + 1
                 self._condition.notify_all()
-                if not self._decisions.wait_for_ready:
+                if not self._returns:
                     self._arguments = None
                     callbacks, self._callbacks = self._callbacks, []
         if gone:  # cancelled in the meantime
             call.cancel()
             return
-        if self._decisions.wait_for_ready:
-            if not call.add_callback(functools.partial(weakly(self._ended, self._tries))):
-                self._ended(self._tries)
+        if self._returns:
+            if not call.add_callback(functools.partial(weakly(self._ended, tries))):
+                self._ended(tries)
             return
         for callback in callbacks:
             if not call.add_callback(callback):
                 self._pending.call_back(callback)
 
     def _ended(self, tries: int) -> None:
-        """grpc's call of a ``wait_for_ready`` call is over; on grpc's thread."""
+        """grpc's call of one that may go back is over; on grpc's thread, which may have more to tell of it (the initial metadata)."""
+        self._pending.settle(functools.partial(self._settle, tries))
+
+    def _settle(self, tries: int) -> None:
+        """The worker."""
         with self._condition:
             call = self._call if self._tries == tries else None
         if call is None or self._goes_back(call):
@@ -141,27 +164,81 @@ class PendingCall(grpc.Call, grpc.Future):  # type: ignore[misc]
         self._pending.let_go(self)
 
     def _goes_back(self, call: Any) -> bool:
-        """True if this call of grpc's is not the one to ask: it was certainly never sent, and there is, or will be, another."""
+        """True if this call of grpc's is not the one to ask: there is, or will be, another."""
         with self._condition:
             if call is self._error:
                 return False
             if self._call is not call:
                 return True
-            if self.final or not call.done():
+            arguments, attempt = self._arguments, self._attempt
+            if arguments is None or not call.done():
                 return False
-            multicallable, attempt = self._multicallable, self._attempt
-            request = self._arguments[0] if self._arguments is not None else None
-            lost = never_sent(call.code(), call.details()) and multicallable.taken_back(request)
-            if not lost or attempt is None or multicallable.connections.closed:
+            if attempt is None or self._multicallable.connections.closed:
                 self._arguments = None
                 return False
-            self._call = None
+            self._call = None  # from here on everybody else waits for what comes of it
+            self._deciding = True
+        goes_back = False
         try:
-            self._decisions.end_attempt(attempt, Outcome.UNREACHABLE)
-        except Exception as bug:  # noqa: BLE001 - the call still waits
-            multicallable.connections.binding.count_internal_error(bug)
-        self._pending.wait(self)
-        return True
+            goes_back = self._decide(call, attempt, arguments)
+        except Exception as bug:  # noqa: BLE001 - then this was it
+            self._multicallable.connections.binding.count_internal_error(bug)
+        finally:
+            with self._condition:
+                self._deciding = False
+                if self._error is not None:  # cancelled meanwhile
+                    goes_back = True
+                elif not goes_back:
+                    self._call, self._arguments = call, None
+                    self._condition.notify_all()
+        if goes_back and self._error is None:
+            self._pending.wait(self)
+        return goes_back
+
+    def _decide(self, call: Any, attempt: Attempt, arguments: Arguments) -> bool:
+        """Whether another attempt follows; it has not begun then."""
+        multicallable, decisions = self._multicallable, self._decisions
+        code = call.code()
+        if code is StatusCode.OK:
+            decisions.succeeded()
+            return False
+        outcome = outcome_of(code, call.details())
+        now_s = multicallable.connections.binding.clock.now_s()
+        failure = None if outcome is UNREACHABLE else multicallable.failure_of(decisions, attempt, call, now_s)
+        if (outcome is not UNREACHABLE and failure is None) or not multicallable.can_be_sent_again(arguments):
+            return False
+        decisions.last = call
+        if decisions.end_attempt(attempt, outcome, now_s, failure) is not None:
+            return True
+        if isinstance(call, BaseException):
+            tell(call, decisions)
+        return False
+
+    def _end_after(self, error: grpc.RpcError) -> None:
+        """No endpoint could take it, or no other one: then it ended with its last attempt."""
+        last = last_word(self._decisions, error)
+        with self._condition:
+            restored = last is not error and not self.begun
+            if restored:
+                self._call, self._arguments = last, None
+                callbacks, self._callbacks = self._callbacks, []
+                self._condition.notify_all()
+        if not restored:
+            self._end(last)
+            return
+        for callback in callbacks:
+            self._pending.call_back(callback)
+
+    def _commit(self, call: Any) -> bool:
+        """The caller sees something of what this call of grpc's brought: it is the one that counts. False: it is not any more."""
+        with self._condition:
+            counts = self._call is call
+            first = counts and self._arguments is not None
+            if counts:
+                self._returns, self._arguments = False, None
+        if first:
+            self._decisions.succeeded()
+        return counts
 
     def _end(self, error: BaseException, *, cancelled: bool = False) -> bool:
         with self._condition:
@@ -276,13 +353,17 @@ class PendingCall(grpc.Call, grpc.Future):  # type: ignore[misc]
 
     def time_remaining(self) -> float | None:
         call = self._call
-        if call is not None:
+        if call is not None and self.final:
             left_s: float | None = call.time_remaining()
             return left_s
         return self._decisions.remaining_s(self._multicallable.connections.binding.clock.now_s())
 
     def initial_metadata(self) -> Any:
-        return self._ask(lambda call: call.initial_metadata())
+        while True:
+            call = self._grpcs_or_error()
+            answer = call.initial_metadata()
+            if not self._goes_back(call) and (call is self._error or self._commit(call)):
+                return answer
 
     def trailing_metadata(self) -> Any:
         return self._ask(lambda call: call.trailing_metadata())
@@ -305,20 +386,25 @@ class PendingCall(grpc.Call, grpc.Future):  # type: ignore[misc]
         return self
 
     def __next__(self) -> Any:
+        if self._arguments is None and self._call is not None:
+            return next(self._call)
         while True:
             call = self._grpcs()
             try:
-                return next(call)
+                message = next(call)
             except grpc.RpcError:
                 if not self._goes_back(call):
                     raise
+            else:
+                if self._commit(call):
+                    return message
 
     def next(self) -> Any:
         return next(self)
 
     @property
     def _meshlb_endpoint(self) -> Endpoint | None:
-        call = self._call
+        call = self._call if self._call is not None else self._error
         return endpoint_of(call) if call is not None else None
 
     def __repr__(self) -> str:

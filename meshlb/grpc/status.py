@@ -53,6 +53,13 @@ def never_sent(code: StatusCode | None, details: str | None) -> bool:
     return code is StatusCode.UNAVAILABLE and details is not None and details.startswith(_NEVER_SENT)
 
 
+def is_callers_own(code: StatusCode | None, details: str | None) -> bool:
+    """True if grpcio made this status up on the caller's side: it would do so again."""
+    return details is not None and (
+        details.startswith(_CALLERS_OWN) or (code is StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in details)
+    )
+
+
 def outcome_of(code: StatusCode | None, details: str | None) -> Outcome:
     """See the table. ``None`` as code: the call ended without one, which only its caller can have caused."""
     if code is None:

@@ -9,13 +9,17 @@ hear. An attempt that an old picker started is seen either by the drain (it is i
 ``removed``.
 
 A listener that raises harms nobody else: all views are told first, then ``on_listener_error`` hears of it.
+
+Who is not listed any more, or not eligible, is remembered for a while: leavers.py has the rules.
 """
 
 from __future__ import annotations
 
+import logging
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 from meshlb.core.clock import Clock, Lock, Rng
@@ -24,9 +28,17 @@ from meshlb.core.policy import Policy
 from meshlb.core.subchannel import Subchannel
 from meshlb.errors import ResolveError
 from meshlb.health.selection import eligible
+from meshlb.pool.alarm import Alarm
+from meshlb.pool.describe import describe
+from meshlb.pool.leavers import Leavers, MassRemoval
 from meshlb.pool.reconcile import Plan, reconcile
 from meshlb.pool.snapshot import Change, PoolSnapshot
 from meshlb.pool.view import View, ViewListener
+
+WARN_S = 60.0  # between two warnings of one pool: a partition that comes and goes is one thing to know
+
+_log = logging.getLogger("meshlb.pool")
+_endpoint_of = attrgetter("endpoint")
 
 
 class Pool:
@@ -43,10 +55,13 @@ class Pool:
         wake: Callable[[float], None] = lambda delay_s: None,
         resolve_now: Callable[[], None] = lambda: None,
         fallback_after_s: float = 1.0,
+        mass_removal_spare_s: float = 30.0,
         on_listener_error: Callable[[Exception], None] | None = None,
     ) -> None:
         """``wake(d)`` asks for a ``tick()`` in d seconds, ``resolve_now()`` for a fresh look at the sources (a hint: something could
         not be connected, or nothing is known); both may be called often, and under the pool's lock, and must only note the wish.
+
+        ``mass_removal_spare_s``: how long those stay connected that were lost with most of the pool, 0: no longer than others.
 
         ``on_listener_error`` hears, in any thread, what a view's listener raised; without one it is raised to whoever caused it.
         """
@@ -62,7 +77,11 @@ class Pool:
         self._lock = new_lock()
         # Not a WeakSet: its callbacks may run in one thread while another iterates.
         self._views: list[weakref.ref[View]] = []
-        self._tick_due_s: float | None = None
+        self._leavers = Leavers(mass_removal_spare_s)
+        self._alarm = Alarm()
+        self._by_endpoint: dict[int, Subchannel] = {}  # all that are known, by the id of their endpoint
+        self._ending: tuple[Subchannel, ...] = ()  # serve while they terminate, and are not the last resort
+        self._warned_s = float("-inf")
         self.over = False  # see ``end_waiting``
 
     # --- discovery speaks -------------------------------------------------------------------------------------------------
@@ -71,18 +90,27 @@ class Pool:
         """Take over a whole new truth. Survivors keep their record; views learn of it after the lock is released. O(n)."""
         now_s = self._clock.now_s()
         with self._lock:
-            old, count = self.snapshot, len(latest.endpoints)
+            old, count, leavers = self.snapshot, len(latest.endpoints), self._leavers
+            forgotten = self._expire_locked(now_s)
+            vanished = leavers.vanished
             # Together, because the ClusterIP's connections move from endpoints to fallback when the pods become known.
-            plan = reconcile(old.listed + old.fallback, latest.endpoints + latest.fallback)
-            placed, added = self._carry_out(plan, now_s)
-            for position, sub in enumerate(placed):
-                sub.fallback = position >= count
-            self.snapshot = _snapshot(placed[:count], placed[count:], latest, now_s)
-            views = self._refresh_views()
-            for gone in plan.removed:
-                gone.removed = True
+            plan = reconcile(old.listed + old.fallback + vanished, latest.endpoints + latest.fallback, self._by_endpoint)
+            placed, created = self._carry_out(plan, now_s)
+            listed, fallback = placed[:count], placed[count:]
+            _mark_fallback(old.fallback, fallback)
+            replaced = _replaced(plan.removed, created)
+            self._drop_endpoints(replaced)
+            seen = self._sort_out(listed, fallback, latest, plan.removed, replaced, now_s)
+            views = self._arrange_locked([*forgotten, *replaced], rebuild=True)
+            due_s = leavers.due_s()
+            if due_s is not None:
+                self.wake_locked(due_s, now_s)
         self.tell(views)
-        return Change(added, plan.removed)
+        if seen is not None:
+            self._warn(seen, latest.source, now_s)
+        gone, known = set(plan.removed), set(vanished)
+        back = tuple([sub for sub in vanished if sub not in gone])
+        return Change(created + back, tuple([sub for sub in plan.removed if sub not in known]))
 
     def on_endpoints(self, latest: EndpointSet) -> None:
         """``Listener``: see ``update``."""
@@ -92,18 +120,24 @@ class Pool:
         """``Listener``: a failure never changes what is known; it explains why nothing is, if nothing is."""
         with self._lock:
             self.snapshot = replace(self.snapshot, error=error)
-            views = self._refresh_views() if self.snapshot.latest is None else []
+            views = self._live_views() if self.snapshot.latest is None else []
+            for view in views:
+                view.refresh_locked(self.snapshot)
         self.tell(views)
 
     def tick(self) -> float | None:
-        """Let time pass: a view turns to the fallback when connecting takes too long. Returns seconds to the next tick, None if
-        none is needed before ``wake`` asks for one."""
+        """Let time pass: what left is forgotten, and a view turns to others when connecting takes too long. Returns seconds to
+        the next tick; None if none is needed before one that was asked for, or before ``wake`` asks for one."""
         with self._lock:
             now_s = self._clock.now_s()
+            self._alarm.rang(now_s)
+            forgotten = self._expire_locked(now_s)
+            changed = dict.fromkeys(self._arrange_locked(forgotten))
             views = self._live_views()
-            changed = [view for view in views if view.tick_locked(now_s)]
-            self._tick_due_s = min((due_s for view in views if (due_s := view.fallback_due_s()) is not None), default=None)
-            again_s = None if self._tick_due_s is None else self._tick_due_s - now_s
+            changed.update(dict.fromkeys([view for view in views if view.tick_locked(now_s)]))
+            due_s = [view.due_s() for view in views] + [self._leavers.due_s()]
+            next_s = min((one_s for one_s in due_s if one_s is not None), default=None)
+            again_s = next_s - now_s if next_s is not None and self._alarm.ask(next_s) else None
         self.tell(changed)
         return again_s
 
@@ -121,21 +155,11 @@ class Pool:
         """What is known, as plain data: for ``status()``, the command line and people with a debugger."""
         with self._lock:
             views = self._live_views()
-        snapshot = self.snapshot
-        latest = snapshot.latest
-        usable = set(snapshot.eligible)
-        now_s = self._clock.now_s()
         return {
             "target": self.target,
             "policy": self.policy.name,
-            "source": snapshot.source,
-            "authoritative": latest.authoritative if latest is not None else False,
-            "age_s": round(now_s - snapshot.updated_s, 3) if latest is not None else None,
-            "note": latest.note if latest is not None else "",
-            "error": str(snapshot.error) if snapshot.error is not None else None,
-            "views": [view.describe() for view in views],
-            "endpoints": [_describe_one(sub, now_s, sub in usable, views) for sub in snapshot.listed],
-            "fallback": [_describe_one(sub, now_s, sub in usable, views) for sub in snapshot.fallback],
+            "mass_removals": self._leavers.mass_removals,
+            **describe(self.snapshot, views, self._clock.now_s()),
         }
 
     def end_waiting(self) -> None:
@@ -164,29 +188,90 @@ class Pool:
 
     def wake_locked(self, due_s: float, now_s: float) -> None:
         """A view wants a tick at ``due_s``; asked for only if none is expected by then."""
-        if self._tick_due_s is None or due_s < self._tick_due_s:
-            self._tick_due_s = due_s
+        if self._alarm.ask(due_s):
             self._wake(due_s - now_s)
 
     # --- inside -----------------------------------------------------------------------------------------------------------
 
     def _carry_out(self, plan: Plan, now_s: float) -> tuple[tuple[Subchannel, ...], tuple[Subchannel, ...]]:
         """The subchannels in the order of the plan, and those of them that are new."""
-        placed, added = [], []
-        for endpoint, sub in plan.placed:
+        placed, created, by_endpoint = list(plan.survivors), [], self._by_endpoint
+        for position in plan.described:
+            survivor = placed[position]
+            if survivor is not None:
+                by_endpoint.pop(id(survivor.endpoint), None)
+        for position, endpoint in plan.described.items():
+            sub = placed[position]
             if sub is None:
-                sub = Subchannel(endpoint, self.policy.new_metric(now_s), now_s)
-                added.append(sub)
-            else:
-                sub.endpoint = endpoint
-            placed.append(sub)
-        return tuple(placed), tuple(added)
+                placed[position] = sub = Subchannel(endpoint, self.policy.new_metric(now_s), now_s)
+                created.append(sub)
+            sub.endpoint = endpoint
+            by_endpoint[id(endpoint)] = sub
+        return tuple(placed), tuple(created)  # type: ignore[arg-type]  # each position without a survivor is described
 
-    def _refresh_views(self) -> list[View]:
+    def _sort_out(
+        self,
+        listed: tuple[Subchannel, ...],
+        fallback: tuple[Subchannel, ...],
+        latest: EndpointSet,
+        removed: Sequence[Subchannel],
+        replaced: set[Subchannel],
+        now_s: float,
+    ) -> MassRemoval | None:
+        """A new snapshot: who may be used, and who left."""
+        old = self.snapshot
+        chosen = eligible(map(_endpoint_of, listed), latest.place, latest.local_only)
+        usable = listed
+        ending: tuple[Subchannel, ...] = ()
+        if len(chosen) < len(listed):
+            usable = tuple(map(self._by_endpoint.__getitem__, map(id, chosen)))
+        known = set(usable)
+        if len(usable) < len(listed):
+            ending = tuple([sub for sub in listed if sub not in known and sub.endpoint.serving and sub.endpoint.terminating])
+        self._ending = ending
+        self.snapshot = PoolSnapshot(listed, usable, (), fallback, (), latest, now_s)
+        known.update(fallback)
+        unlisted = [sub for sub in removed if sub not in replaced]
+        return self._leavers.update(now_s, old.eligible, known, unlisted, replaced)
+
+    def _arrange_locked(self, forgotten: Sequence[Subchannel], *, rebuild: bool = False) -> list[View]:
+        """Who is kept besides the listed; the views that have to be told. Pickers first, then ``removed``."""
+        leavers, old = self._leavers, self.snapshot
+        lingering, spare = tuple(dict.fromkeys((*self._ending, *leavers.resting))), leavers.spare
+        if not rebuild and not forgotten and lingering == old.lingering and spare == old.spare:
+            return []
+        self.snapshot = replace(old, lingering=lingering, spare=spare)
         views = self._live_views()
         for view in views:
-            view.refresh_locked(self.snapshot)
+            view.refresh_locked(self.snapshot, forgotten, rebuild=rebuild)
+        for gone in (*forgotten, *leavers.let_go):
+            gone.removed = True
         return views
+
+    def _expire_locked(self, now_s: float) -> list[Subchannel]:
+        forgotten = self._leavers.expire(now_s)
+        self._drop_endpoints(forgotten)
+        return forgotten
+
+    def _drop_endpoints(self, forgotten: Iterable[Subchannel]) -> None:
+        """Before anything is looked up again: an id may be another object's by then, and the same object another's endpoint."""
+        for gone in forgotten:
+            self._by_endpoint.pop(id(gone.endpoint), None)
+
+    def _warn(self, seen: MassRemoval, source: str, now_s: float) -> None:
+        if now_s < self._warned_s + WARN_S:
+            return
+        self._warned_s = now_s
+        _log.warning(
+            "%s: of %d endpoints %d vanished and %d are not ready any more, all at once (source: %s); "
+            "they stay connected for %g s as a spare, for calls that nobody else can take (see mass_removal_spare_s)",
+            self.target,
+            seen.pool,
+            seen.unlisted,
+            seen.unready,
+            source,
+            self._leavers.spare_s,
+        )
 
     def _live_views(self) -> list[View]:
         views = [view for ref in self._views if (view := ref()) is not None and not view.closed]
@@ -202,30 +287,17 @@ class Pool:
         )
 
 
-def _snapshot(listed: tuple[Subchannel, ...], fallback: tuple[Subchannel, ...], latest: EndpointSet, now_s: float) -> PoolSnapshot:
-    chosen = {endpoint.identity for endpoint in eligible(sub.endpoint for sub in listed)}
-    usable = tuple(sub for sub in listed if sub.endpoint.identity in chosen)
-    lingering: tuple[Subchannel, ...] = ()
-    if len(usable) < len(listed):
-        rest = (sub for sub in listed if sub.endpoint.identity not in chosen)
-        lingering = tuple(sub for sub in rest if sub.endpoint.serving and sub.endpoint.terminating)
-    return PoolSnapshot(listed, usable, lingering, fallback, latest, now_s)
+def _replaced(removed: Sequence[Subchannel], created: Sequence[Subchannel]) -> set[Subchannel]:
+    """Those at whose address another pod is now."""
+    if not removed or not created:
+        return set()
+    taken = {(sub.endpoint.host, sub.endpoint.port) for sub in created}
+    return {sub for sub in removed if (sub.endpoint.host, sub.endpoint.port) in taken}
 
 
-def _describe_one(sub: Subchannel, now_s: float, usable: bool, views: list[View]) -> dict[str, Any]:
-    endpoint = sub.endpoint
-    return {
-        "address": endpoint.address,
-        "name": endpoint.name,
-        "uid": endpoint.uid,
-        "zone": endpoint.locality.zone,
-        "weight": endpoint.weight,
-        "state": "fallback" if sub.fallback else "usable" if usable else "terminating" if endpoint.terminating else "not ready",
-        "age_s": round(now_s - sub.created_s, 3),
-        "connections": [view.state_of(sub).value for view in views],
-        "in_flight": len(sub.unary),
-        "streams": len(sub.streams),
-        "load": round(len(sub.unary) + sub.metric.load(now_s), 3),
-        "started": sub.started,
-        "failed": sub.failed,
-    }
+def _mark_fallback(before: Sequence[Subchannel], after: Sequence[Subchannel]) -> None:
+    for sub in before:
+        if sub not in after:
+            sub.fallback = False
+    for sub in after:
+        sub.fallback = True

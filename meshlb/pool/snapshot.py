@@ -11,8 +11,11 @@ from meshlb.errors import ResolveError
 
 @dataclass(frozen=True, slots=True)
 class PoolSnapshot:
-    """``listed`` are all subchannels discovery knows, ``eligible`` those that may take new work, ``lingering`` those that may not
-    but still serve while they terminate, ``fallback`` the ClusterIP's.
+    """``listed`` are all subchannels discovery knows, ``eligible`` those that may take new work, ``fallback`` the ClusterIP's.
+
+    Two more keep the connections that they have, and get no new ones. ``lingering``: those that still serve while they terminate,
+    and those that were eligible until a moment ago. ``spare``: those lost with most of the pool, which may take what nobody else
+    can (leavers.py has both); not all of them are listed.
 
     ``latest`` is None until the first answer. ``error`` is the resolver's last failure; it matters only while nothing is known.
     """
@@ -21,6 +24,7 @@ class PoolSnapshot:
     eligible: tuple[Subchannel, ...] = ()
     lingering: tuple[Subchannel, ...] = ()
     fallback: tuple[Subchannel, ...] = ()
+    spare: tuple[Subchannel, ...] = ()
     latest: EndpointSet | None = None
     updated_s: float = 0.0
     error: ResolveError | None = None
@@ -32,7 +36,7 @@ class PoolSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an update did: subchannels that are new, and those that discovery no longer lists and that drain."""
+    """What an update did: whom discovery lists now and did not before, and the other way round; those drain, or become a spare."""
 
     added: tuple[Subchannel, ...] = ()
     removed: tuple[Subchannel, ...] = ()

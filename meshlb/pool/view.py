@@ -6,10 +6,7 @@ reports by ``set_states`` wherever a connection's state is not what ``state_of``
 connection: an attempt that found it unreachable was counted against it. A connection that the driver closes is reported IDLE. A
 driver may be late or be called too often and still ends up right.
 
-Who takes traffic, in this order: eligible subchannels that are READY; while there is none, the fallback's READY connections (the
-ClusterIP), if there are any already, or all of the eligible failed, or none of them became ready within ``fallback_after_s``;
-else nobody, and the caller waits or fails. Hence a new endpoint gets no call before it is connected while another is ready, one
-that cannot be connected gets none, and the ClusterIP's connections are given up only when a pod's has taken over.
+Who takes traffic, and who is wanted: choice.py.
 
 Threads: ``begin`` and ``end`` run anywhere, take no lock and read one attribute (an ``end`` with UNREACHABLE takes the pool's).
 Everything that ends in ``_locked`` runs under the pool's lock. Listeners are called outside it. ``close`` takes no lock, so that
@@ -31,6 +28,8 @@ from meshlb.core.outcome import Outcome
 from meshlb.core.policy import Picker, PickInfo
 from meshlb.core.subchannel import Attempt, Subchannel
 from meshlb.errors import ResolveError
+from meshlb.pool.choice import Choice
+from meshlb.pool.describe import explain
 from meshlb.pool.snapshot import PoolSnapshot
 
 if TYPE_CHECKING:
@@ -78,12 +77,7 @@ class View:
         self._now_s = clock.now_s
         self._rng = rng
         self._lock = lock
-        self._snapshot = PoolSnapshot()
-        self._states: dict[Subchannel, Connectivity] = {}
-        self._candidates: tuple[Subchannel, ...] = ()
-        self._wanted: tuple[Subchannel, ...] = ()
-        self._on_fallback = False
-        self._unready_since_s: float | None = None
+        self._choice = Choice(pool.fallback_after_s)
 
     # --- requests ---------------------------------------------------------------------------------------------------------
 
@@ -108,13 +102,13 @@ class View:
         return None
 
     def begin_unready(self, info: PickInfo, stream: bool = False) -> Attempt | None:
-        """Count an attempt on any wanted subchannel, ready or not, so that a call can hear from the transport why. None if there
+        """Count an attempt on any subchannel in use, ready or not, so that a call can hear from the transport why. None if there
         is none. Those to be avoided are taken only when there is no other."""
         now_s = self._now_s()
-        while wanted := self._wanted:
-            subchannel = wanted[int(self._rng.random() * len(wanted))]
+        while usable := self._choice.usable:
+            subchannel = usable[int(self._rng.random() * len(usable))]
             if subchannel in info.exclude:
-                subchannel = next((sub for sub in wanted if sub not in info.exclude), subchannel)
+                subchannel = next((sub for sub in usable if sub not in info.exclude), subchannel)
             attempt = _start(subchannel, stream, now_s)
             if attempt is not None:
                 return attempt
@@ -138,9 +132,17 @@ class View:
     # --- the driver of connections ----------------------------------------------------------------------------------------
 
     def wanted(self) -> tuple[Subchannel, ...]:
-        """The subchannels that should have a connection now: the eligible ones, terminating ones that are still connected (they
-        may yet be the last resort), and the fallback's while it is in use."""
-        return self._wanted
+        """The subchannels that should have a connection now: the eligible ones, the fallback's while it is in use, and, while they
+        are connected, those that linger or are a spare."""
+        return self._choice.wanted
+
+    def unready(self) -> list[Subchannel]:
+        """Those of ``wanted()`` that are not READY, as far as this view has heard."""
+        choice = self._choice
+        get, wanted = choice.states.get, choice.wanted
+        if len(choice.candidates) == len(wanted):  # those are ready, and wanted
+            return []
+        return [subchannel for subchannel in wanted if get(subchannel) is not READY]
 
     def set_states(self, changes: Iterable[tuple[Subchannel, Connectivity]]) -> None:
         """The driver saw connections change; one picker is built for the whole batch. The listener hears of it if it matters."""
@@ -151,48 +153,36 @@ class View:
 
     def state_of(self, subchannel: Subchannel) -> Connectivity:
         """What this view last heard of a subchannel's connection; IDLE if nothing."""
-        return self._states.get(subchannel, IDLE)
+        return self._choice.states.get(subchannel, IDLE)
 
     # --- what waiting callers need to know --------------------------------------------------------------------------------
 
     @property
     def known(self) -> bool:
         """True once discovery gave a first answer."""
-        return self._snapshot.latest is not None
+        return self._choice.snapshot.latest is not None
 
     @property
     def error(self) -> ResolveError | None:
         """Why nothing is known; None while something is, or while the sources are still being asked. Shared: raise a copy."""
-        snapshot = self._snapshot
+        snapshot = self._choice.snapshot
         return snapshot.error if snapshot.latest is None else None
 
     def explain(self) -> str:
         """One clause for people: why a call cannot go out now."""
-        snapshot = self._snapshot
-        if snapshot.latest is None:
-            return str(snapshot.error) if snapshot.error is not None else "no source has answered yet"
-        count = len(snapshot.listed)
-        known = f"{count} endpoint{'' if count == 1 else 's'} known from {snapshot.source}"
-        note = f" ({snapshot.latest.note})" if snapshot.latest.note else ""
-        if not snapshot.eligible:
-            return f"{known}, none ready{note}"
-        connected = len(self._candidates)
-        if connected:
-            return f"{known}, {connected} connection{'' if connected == 1 else 's'} ready{note}"
-        counts: dict[str, int] = {}
-        for sub in self._wanted:
-            word = self.state_of(sub).value.replace("_", " ")
-            counts[word] = counts.get(word, 0) + 1
-        said = ", ".join(f"{n} {word}" for word, n in sorted(counts.items()))
-        return f"{known}, none connected: {said}{note}"
+        choice = self._choice
+        return explain(choice.snapshot, len(choice.candidates), choice.on_spare, map(self.state_of, choice.wanted))
 
     def describe(self) -> dict[str, Any]:
         """Plain data for ``status()``."""
+        choice = self._choice
         return {
             "state": self.state.value,
-            "on_fallback": self._on_fallback,
-            "picking_from": len(self._candidates),
-            "wanted": len(self._wanted),
+            "on_fallback": choice.on_fallback,
+            "on_spare": choice.on_spare,
+            "picking_from": len(choice.candidates),
+            "wanted": len(choice.wanted),
+            "doubted": len(choice.doubted),
         }
 
     def close(self) -> None:
@@ -202,27 +192,22 @@ class View:
 
     # --- under the pool's lock --------------------------------------------------------------------------------------------
 
-    def refresh_locked(self, snapshot: PoolSnapshot) -> None:
-        """The pool knows something else: forget who is gone, choose anew."""
-        self._snapshot = snapshot
-        if self._states:
-            alive = {*snapshot.listed, *snapshot.fallback}
-            self._states = {sub: state for sub, state in self._states.items() if sub in alive}
-        self._choose_locked(rebuild=True)
+    def refresh_locked(self, snapshot: PoolSnapshot, forgotten: Iterable[Subchannel] = (), *, rebuild: bool = True) -> None:
+        """The pool knows something else: forget who is gone, choose anew; ``rebuild``: weights may have changed."""
+        self._choice.know(snapshot, forgotten)
+        self._choose_locked(rebuild=rebuild)
 
     def tick_locked(self, now_s: float) -> bool:
-        """True if the view turned to the fallback because connecting takes too long."""
-        due_s = self.fallback_due_s()
+        """True if the view chose anew because something took too long."""
+        due_s = self._choice.due_s()
         if due_s is None or now_s < due_s:
             return False
         self._choose_locked(rebuild=False)
         return True
 
-    def fallback_due_s(self) -> float | None:
-        """When this view turns to the fallback if nothing becomes ready before; None if it has no reason to."""
-        if self._on_fallback or self._unready_since_s is None or not self._snapshot.fallback:
-            return None
-        return self._unready_since_s + self.pool.fallback_after_s
+    def due_s(self) -> float | None:
+        """When it needs a tick; None if it needs none."""
+        return self._choice.due_s()
 
     def _apply_locked(self, changes: Iterable[tuple[Subchannel, Connectivity]]) -> bool:
         """Take over connection states; True if anything that the driver or a waiting caller looks at changed."""
@@ -230,10 +215,9 @@ class View:
             return False
         matters = failed = False
         for subchannel, state in changes:
-            old = self._states.get(subchannel, IDLE)
-            if old is state or subchannel.removed or (old is TRANSIENT_FAILURE and state is CONNECTING):
+            old = self._choice.hear(subchannel, state)
+            if old is None:
                 continue
-            self._states[subchannel] = state
             failed = failed or state is TRANSIENT_FAILURE
             # Between these two nothing depends on which: a large pool that connects need not choose anew each time.
             matters = matters or not (old in _STARTING and state in _STARTING)
@@ -244,55 +228,21 @@ class View:
         return matters
 
     def _choose_locked(self, *, rebuild: bool) -> None:
-        snapshot, get = self._snapshot, self._states.get
-        candidates = tuple(sub for sub in snapshot.eligible if get(sub) is READY)
-        if candidates or not snapshot.eligible:
-            self._unready_since_s = None
-            self._on_fallback = False
-        else:
-            self._consider_fallback_locked()
-            if self._on_fallback:
-                candidates = tuple(sub for sub in snapshot.fallback if get(sub) is READY)
-        wanted = snapshot.eligible
-        if snapshot.lingering:
-            wanted += tuple(sub for sub in snapshot.lingering if get(sub) is READY)
-        if self._on_fallback:
-            wanted += snapshot.fallback
-        self._wanted = wanted
-        if rebuild or candidates != self._candidates:
-            self._candidates = candidates
+        choice, now_s = self._choice, self._now_s()
+        before = choice.candidates
+        choice.choose(now_s)
+        candidates = choice.candidates
+        if rebuild or candidates != before:
             self.picker = self.pool.policy.new_picker(candidates, self._rng) if candidates else _NOBODY
-        self.state = READY if candidates else self._unready_state_locked()
+        self.state = choice.state()
+        due_s = choice.due_s()
+        if due_s is not None:
+            self.pool.wake_locked(due_s, now_s)
         if self.closed:  # meanwhile, in another thread
             self._shut()
 
-    def _consider_fallback_locked(self) -> None:
-        """No eligible subchannel is ready: is it time for the fallback? Once it is, it stays until one is ready."""
-        snapshot, get, now_s = self._snapshot, self._states.get, self._now_s()
-        if self._unready_since_s is None:
-            self._unready_since_s = now_s
-        due_s = self._unready_since_s + self.pool.fallback_after_s
-        if not snapshot.fallback:
-            self._on_fallback = False
-        elif not self._on_fallback:
-            self._on_fallback = (
-                now_s >= due_s
-                or any(get(sub) is READY for sub in snapshot.fallback)
-                or all(get(sub) is TRANSIENT_FAILURE for sub in snapshot.eligible)
-            )
-            if not self._on_fallback:
-                self.pool.wake_locked(due_s, now_s)
-
-    def _unready_state_locked(self) -> Connectivity:
-        snapshot, get = self._snapshot, self._states.get
-        if snapshot.latest is None:
-            return CONNECTING if snapshot.error is None else TRANSIENT_FAILURE
-        usable = (*snapshot.eligible, *snapshot.fallback) if self._on_fallback else snapshot.eligible
-        return TRANSIENT_FAILURE if all(get(sub) is TRANSIENT_FAILURE for sub in usable) else CONNECTING
-
     def _shut(self) -> None:
-        self._wanted = self._candidates = ()
-        self._on_fallback = False
+        self._choice.shut()
         self.picker = _NOBODY
         self.state = Connectivity.SHUTDOWN
 

@@ -28,7 +28,9 @@ share a pool also when neither is a Service; they would have to be two different
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -38,45 +40,67 @@ from meshlb.core.resolver import Resolver
 from meshlb.core.scheduler import Scheduler
 from meshlb.core.target import Target, TargetKey
 from meshlb.core.target_syntax import is_service_label
-from meshlb.errors import TargetError
+from meshlb.errors import ResolveError, TargetError
 from meshlb.resolve.asked import AskedResolver
 from meshlb.resolve.chain import ServiceResolver
 from meshlb.resolve.dns import DnsResolver, lookup
 from meshlb.resolve.dns_client import DnsClient
 from meshlb.resolve.env import EnvService
+from meshlb.resolve.external import circle
+from meshlb.resolve.known import ServiceName
 from meshlb.resolve.kubernetes.auth import connect, credentials_of
+from meshlb.resolve.kubernetes.service_wire import ServiceRecord
 from meshlb.resolve.kubernetes.source import KubernetesSource
 from meshlb.resolve.lookup import Lookup
-from meshlb.resolve.ranking import ServiceName
+from meshlb.resolve.place import OwnPlace, Told
+from meshlb.resolve.ports import external_port
 from meshlb.resolve.resolv_conf import ResolvConf
+from meshlb.resolve.routes import Routes
 from meshlb.resolve.service_dns import ServiceDns
 from meshlb.resolve.settings import Discovery, Fallback
+from meshlb.resolve.sidecar import PROC_NET, Sidecar, detect
 from meshlb.resolve.static import StaticResolver
 from meshlb.resolve.system import SystemResolver
 
 DEFAULT_ZONE = "cluster.local"
 DEFAULT_NAMESPACE = "default"
+MAX_NAMESPACE = 256  # characters read; a name has 63 at most
+DNS_HEAD_START_S = 0.05  # to import and ask, on a quiet machine; beside the import of kubernetes a first answer took twice as long
+
+_log = logging.getLogger("meshlb.resolve")
 
 
 class Classifier:
     """Everything that targets of one discovery configuration share. ``key`` is for any thread, the rest for the discovery thread.
 
     Two small files are read once, at the first target that may be a Service; nothing is connected before a resolver starts.
+    ``assume_cluster``: judge as a client in a cluster would, wherever this runs.
     """
 
     def __init__(
-        self, discovery: Discovery, fallback: Fallback, *, scheduler: Scheduler, rng: Rng, environ: Mapping[str, str]
+        self,
+        discovery: Discovery,
+        fallback: Fallback,
+        *,
+        scheduler: Scheduler,
+        rng: Rng,
+        environ: Mapping[str, str],
+        proc_net: str = PROC_NET,
+        assume_cluster: bool = False,
     ) -> None:
         self._discovery = discovery
         self._fallback = fallback
         self._scheduler = scheduler
         self._rng = rng
         self._environ = environ
+        self._proc_net = proc_net
+        self._assume_cluster = assume_cluster
+        self._sidecar: Sidecar | None = None
         self._kubernetes: KubernetesSource | None = None
 
     def key(self, target: Target) -> TargetKey:
         """What the target shares with others. Raises TargetError for a port's name on what can only be an ordinary name."""
-        if not self._may_be_service(target):
+        if not self.may_be_service(target):
             self._refuse_port_name(target)
             return target.ordinary_key
         port = str(target.port) or ("" if target.protocol == "grpc" else f"({target.protocol})")
@@ -85,18 +109,12 @@ class Classifier:
 
     def resolver(self, target: Target) -> Resolver:
         """A new resolver for the target, not started. Raises TargetError as ``key`` does."""
-        if not self._may_be_service(target):
+        if not self.may_be_service(target):
             self._refuse_port_name(target)
             return self._ordinary(target)
-        want = ServiceName(
-            service=target.service,
-            namespace=target.namespace or self.namespace,
-            port=target.port,
-            protocol=target.protocol,
-            pod=target.pod,
-        )
-        env = self._env(target)
-        if target.explicit_service or env is not None or _needs_service(target):
+        want = self.wanted(target)
+        env = self.env(target)
+        if self.is_certain(target):
             return self._service(want, env)
         return AskedResolver(
             str(target),
@@ -106,6 +124,41 @@ class Classifier:
             scheduler=self._scheduler,
             rng=self._rng,
         )
+
+    def wanted(self, target: Target) -> ServiceName:
+        """The Service that the target is, if it is one."""
+        return ServiceName(
+            service=target.service,
+            namespace=target.namespace or self.namespace,
+            port=target.port,
+            protocol=target.protocol,
+            pod=target.pod,
+            pods=self.sidecar_of(target) is None,
+        )
+
+    def sidecar_of(self, target: Target) -> Sidecar | None:
+        """Who stands between us and this target, and should be given the Service's own address; None: nobody, or never mind.
+
+        A sidecar that was seen stays; one that starts late is seen by the targets after it.
+        """
+        if self._discovery.sidecar == "ignore" or not self.may_be_service(target):
+            return None
+        if self._sidecar is None:
+            self._sidecar = detect(self._environ, proc_net=self._proc_net)
+        return self._sidecar
+
+    def may_be_service(self, target: Target) -> bool:
+        """By its form, the sources and the environment, without asking anybody: False is certain, True is not (see ``is_certain``)."""
+        if not target.service or (target.zone and target.zone != self.zone):
+            return False
+        if target.scheme == "k8s":
+            return True
+        certain = self._uses_dns or target.explicit_service or _needs_service(target)
+        return self.in_cluster and (certain or self.env(target) is not None)
+
+    def is_certain(self, target: Target) -> bool:
+        """Is a target that may be a Service one in any case? Else the cluster's DNS is asked."""
+        return target.explicit_service or _needs_service(target) or self.env(target) is not None
 
     def close(self) -> None:
         """End what the resolvers shared; they are closed by their owners."""
@@ -118,7 +171,7 @@ class Classifier:
     def in_cluster(self) -> bool:
         discovery = self._discovery
         configured = discovery.kubeconfig is not None or bool(discovery.nameservers)
-        return configured or bool(self._environ.get("KUBERNETES_SERVICE_HOST")) or bool(self._resolv_conf.cluster_domain)
+        return configured or self._assume_cluster or self._in_pod or bool(self._resolv_conf.cluster_domain)
 
     @cached_property
     def zone(self) -> str:
@@ -128,24 +181,51 @@ class Classifier:
     @cached_property
     def namespace(self) -> str:
         """Of names that are written without one."""
-        return self._discovery.namespace or self._own_namespace or DEFAULT_NAMESPACE
+        named = self._discovery.namespace or self.own_namespace
+        if not named and self._in_pod:
+            _log.warning("this pod's namespace is written nowhere; names without one are looked for in %s", DEFAULT_NAMESPACE)
+        return named or DEFAULT_NAMESPACE
 
     @cached_property
-    def _own_namespace(self) -> str:
+    def own_namespace(self) -> str:
         """The pod's: what the environment speaks of. Empty outside a pod."""
+        path = Path(self._discovery.service_account_dir, "namespace")
         try:
-            text = Path(self._discovery.service_account_dir, "namespace").read_text(encoding="ascii").strip()
-        except (OSError, UnicodeError):
-            text = ""
-        return text if is_service_label(text) else self._resolv_conf.namespace
+            with path.open(encoding="ascii", errors="replace") as file:
+                text = file.read(MAX_NAMESPACE).strip()
+        except OSError:  # no service account is mounted: ordinary
+            return self._resolv_conf.namespace
+        if is_service_label(text):
+            return text
+        _log.warning(
+            "%s holds no namespace (%.40r); that of resolv.conf is used: %s", path, text, self._resolv_conf.namespace or "none"
+        )
+        return self._resolv_conf.namespace
+
+    @property
+    def _in_pod(self) -> bool:
+        return bool(self._environ.get("KUBERNETES_SERVICE_HOST"))
 
     @cached_property
     def _resolv_conf(self) -> ResolvConf:
-        return ResolvConf.read(self._discovery.resolv_conf)
+        reading = ResolvConf.read(self._discovery.resolv_conf)
+        if self._in_pod and not reading.cluster_domain and self._discovery.cluster_domain is None:
+            why = reading.problem or f"{self._discovery.resolv_conf} has no search entry that begins with svc."
+            _log.warning("the cluster's domain is taken to be %s: %s", DEFAULT_ZONE, why)
+        return reading
 
     @cached_property
     def _client(self) -> DnsClient:
         return DnsClient(nameservers=self._discovery.nameservers, resolv_conf=self._discovery.resolv_conf)
+
+    @cached_property
+    def _own_place(self) -> OwnPlace:
+        discovery = self._discovery
+        return OwnPlace(Told.of(self._environ, node=discovery.node, zone=discovery.zone, namespace=self.own_namespace))
+
+    @cached_property
+    def _routes(self) -> Routes:
+        return Routes(self._scheduler.now_s)
 
     @property
     def _cluster(self) -> str:
@@ -156,17 +236,9 @@ class Classifier:
     def _uses_dns(self) -> bool:
         return "dns" in self._discovery.sources
 
-    def _may_be_service(self, target: Target) -> bool:
-        if not target.service or (target.zone and target.zone != self.zone):
-            return False
-        if target.scheme == "k8s":
-            return True
-        certain = self._uses_dns or target.explicit_service or _needs_service(target)
-        return self.in_cluster and (certain or self._env(target) is not None)
-
-    def _env(self, target: Target) -> EnvService | None:
+    def env(self, target: Target) -> EnvService | None:
         """What the environment says of it: only of this pod's own namespace, and never of one pod."""
-        own = (target.namespace or self.namespace) == self._own_namespace
+        own = (target.namespace or self.namespace) == self.own_namespace
         return EnvService.of(target.service, self._environ) if own and not target.pod else None
 
     def _refuse_port_name(self, target: Target) -> None:
@@ -179,12 +251,21 @@ class Classifier:
 
     # --- resolvers --------------------------------------------------------------------------------------------------------
 
-    def _service(self, want: ServiceName, env: EnvService | None) -> ServiceResolver:
-        name = self._dns_name(want)
+    def _service(self, want: ServiceName, env: EnvService | None, behind: tuple[str, ...] = ()) -> ServiceResolver:
+        """``behind``: the ExternalName Services that led here."""
 
         def new_dns() -> ServiceDns:
             grace_s = self._discovery.empty_grace_s
-            return ServiceDns(name, client=self._client, scheduler=self._scheduler, rng=self._rng, empty_grace_s=grace_s)
+            return ServiceDns(
+                self.dns_name(replace(want, pod="")),
+                client=self._client,
+                scheduler=self._scheduler,
+                rng=self._rng,
+                empty_grace_s=grace_s,
+                pod=want.pod,
+                port=want.port,
+                protocol=want.protocol,
+            )
 
         return ServiceResolver(
             want,
@@ -192,8 +273,36 @@ class Classifier:
             new_dns=new_dns if self._uses_dns else None,
             env=env,
             fallback=self._fallback,
+            own=self._own_place,
+            routes=self._routes,
+            new_external=lambda name, service: self._external(want, behind, name, service),
             scheduler=self._scheduler,
             rng=self._rng,
+        )
+
+    def _external(self, want: ServiceName, behind: tuple[str, ...], name: str, service: ServiceRecord | None) -> Resolver:
+        """``name`` is what the Service ``want`` stands for. Raises ResolveError and PortChoiceError."""
+        path = (*behind, f"{want.service}.{want.namespace}.svc.{self.zone}")
+        wrong = circle(path, name)
+        if wrong is not None:
+            raise wrong
+        try:
+            target = Target.parse(name)
+        except TargetError as error:
+            raise ResolveError(name, [str(error)]) from error
+        if target.explicit_service and target.zone == self.zone:
+            inner = replace(self.wanted(target), port=want.port, protocol=want.protocol)
+            return self._service(inner, self.env(target), path)
+        port = external_port(want.port, want.protocol, service)
+        if not self._uses_dns:
+            return SystemResolver(name, port, scheduler=self._scheduler, rng=self._rng)
+        return DnsResolver(
+            name,
+            port,
+            scheduler=self._scheduler,
+            rng=self._rng,
+            nameservers=self._discovery.nameservers,
+            resolv_conf=self._discovery.resolv_conf,
         )
 
     def _ordinary(self, target: Target) -> Resolver:
@@ -208,9 +317,9 @@ class Classifier:
         return SystemResolver(host, port, scheduler=self._scheduler, rng=self._rng)
 
     def _ask(self, want: ServiceName, done: Callable[[Lookup], None]) -> None:
-        lookup(self._dns_name(want), done, client=self._client, scheduler=self._scheduler)
+        lookup(self.dns_name(want), done, client=self._client, scheduler=self._scheduler)
 
-    def _dns_name(self, want: ServiceName) -> str:
+    def dns_name(self, want: ServiceName) -> str:
         """Absolute: with a search list it would cost four queries."""
         return ".".join((*filter(None, (want.pod, want.service, want.namespace)), "svc", self.zone, ""))
 
@@ -221,6 +330,7 @@ class Classifier:
                 lambda: connect(self._discovery, environ=self._environ),
                 self._scheduler,
                 self._rng,
+                head_start_s=DNS_HEAD_START_S if self._uses_dns else 0.0,
             )
         return self._kubernetes
 

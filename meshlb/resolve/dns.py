@@ -19,8 +19,8 @@ from meshlb.resolve.polled import PolledResolver
 class DnsResolver(PolledResolver):
     """The addresses of ``host``, each with ``port``; without ``search`` the name is absolute.
 
-    ``nameservers`` are ``ip:port``, else those of ``resolv_conf`` are asked. ``family``: ``auto`` (one, IPv4 first), ``ipv4`` or
-    ``ipv6``. ``empty_grace_s``: how long "no such name" must be the only answer before a published set is given up.
+    ``nameservers`` are ``ip:port``, else those of ``resolv_conf`` are asked. ``empty_grace_s``: how long "no such name" must be the
+    only answer before a published set is given up.
     """
 
     def __init__(
@@ -33,10 +33,9 @@ class DnsResolver(PolledResolver):
         nameservers: Sequence[str] | None = None,
         resolv_conf: str = "/etc/resolv.conf",
         search: bool = False,
-        family: str = "auto",
         empty_grace_s: float = 60.0,
     ) -> None:
-        client = DnsClient(nameservers=nameservers or (), resolv_conf=resolv_conf, family=family)
+        client = DnsClient(nameservers=nameservers or (), resolv_conf=resolv_conf)
         super().__init__(
             host,
             port,

@@ -6,25 +6,32 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from meshlb.errors import PortNotFoundError, ResolveError, ServiceNotFoundError
+from meshlb.resolve.known import Known, ServiceName, Verdict
 from meshlb.resolve.kubernetes.transport import SourceError
-from meshlb.resolve.ranking import Known, ServiceName, Verdict
 
 _E = TypeVar("_E")
 
 
 @dataclass(slots=True)
-class Told(Generic[_E]):
-    """When a source was last heard, and what it complained of; ``error`` is None after an answer."""
+class LastWord(Generic[_E]):
+    """When a source was last heard, and what it complained of; ``error`` is None after an answer.
+
+    ``answered_s``: its last answer. ``lost_s``: since when it only complains; until then it stood by what it had answered.
+    """
 
     used: bool
     heard_s: float | None = None
     error: _E | None = None
+    answered_s: float | None = None
+    lost_s: float | None = None
 
     def answered(self, now_s: float) -> None:
-        self.heard_s, self.error = now_s, None
+        self.heard_s = self.answered_s = now_s
+        self.error = self.lost_s = None
 
     def failed(self, error: _E, now_s: float) -> None:
         self.heard_s, self.error = now_s, error
+        self.lost_s = now_s if self.lost_s is None else self.lost_s
 
     @property
     def pending(self) -> bool:
@@ -34,21 +41,28 @@ class Told(Generic[_E]):
     def satisfied(self) -> bool:
         return self.heard_s is not None and self.error is None
 
-    def describe(self, now_s: float, answer: str) -> dict[str, Any]:
+    def describe(self, now_s: float, answer: str, confirmed_s: float | None) -> dict[str, Any]:
+        """``age_s``: of its last word; ``confirmed_age_s``: since when nothing says any more that its last answer is true."""
         if not self.used:
             return {"said": "not used"}
         if self.heard_s is None:
             return {"said": "nothing yet"}
-        return {"said": str(self.error) if self.error is not None else answer, "age_s": round(now_s - self.heard_s, 3)}
+        failed = self.error is not None
+        return {
+            "said": str(self.error) if failed else answer,
+            "failed": failed,
+            "age_s": round(now_s - self.heard_s, 3),
+            "confirmed_age_s": round(now_s - confirmed_s, 3) if confirmed_s is not None else None,
+        }
 
 
 @dataclass(slots=True)
 class Hearing:
     """The API server's slices, DNS, and the Service itself as the API server reads it."""
 
-    slices: Told[SourceError]
-    dns: Told[ResolveError]
-    service: Told[SourceError]
+    slices: LastWord[SourceError]
+    dns: LastWord[ResolveError]
+    service: LastWord[SourceError]
 
 
 def why_nothing(verdict: Verdict, want: ServiceName, known: Known, hearing: Hearing) -> ResolveError:
@@ -76,14 +90,37 @@ def what_was_said(want: ServiceName, known: Known, hearing: Hearing) -> list[str
     ]
 
 
-def describe(now_s: float, want: ServiceName, known: Known, hearing: Hearing) -> dict[str, Any]:
-    """What each source said, as plain data."""
+def describe(
+    now_s: float, want: ServiceName, known: Known, hearing: Hearing, *, dns_answered_s: float | None = None
+) -> dict[str, Any]:
+    """What each source said, as plain data. ``dns_answered_s``: its last answer, also one that brought nothing new."""
+    slices, service, dns = hearing.slices, hearing.service, hearing.dns
+    watched_s = None if slices.answered_s is None else now_s if slices.lost_s is None else slices.lost_s
     return {
-        "kubernetes": hearing.slices.describe(now_s, _slices_said(want, known, hearing)),
-        "service": hearing.service.describe(now_s, _service_said(known, hearing)),
-        "dns": hearing.dns.describe(now_s, _dns_said(known, hearing)),
+        "kubernetes": slices.describe(now_s, _slices_said(want, known, hearing), watched_s),
+        "service": service.describe(now_s, _service_said(known, hearing), service.answered_s),
+        "dns": dns.describe(now_s, _dns_said(known, hearing), dns.answered_s if dns_answered_s is None else dns_answered_s),
         "environment": {"said": f"ClusterIP {known.env.host}" if known.env is not None else "does not know it"},
     }
+
+
+def policies(known: Known) -> dict[str, Any]:
+    """What the Service wants of those who call it; where it cannot be read, that its wishes are not known and not heeded."""
+    service = known.service
+    if service is None:
+        unknown = "not known, as the Service was not read; not applied"
+        return {"internal_traffic_policy": unknown, "session_affinity": unknown}
+    said: dict[str, Any] = {
+        "internal_traffic_policy": service.internal_traffic_policy,
+        "session_affinity": service.session_affinity,
+    }
+    if service.session_affinity == "ClientIP":
+        said["affinity_timeout_s"] = service.affinity_timeout_s
+    if service.publish_not_ready_addresses:
+        said["publish_not_ready_addresses"] = True
+    if service.external_name:
+        said["external_name"] = service.external_name
+    return said
 
 
 def _slices_said(want: ServiceName, known: Known, hearing: Hearing) -> str:
@@ -94,7 +131,10 @@ def _slices_said(want: ServiceName, known: Known, hearing: Hearing) -> str:
     if known.slices is None:
         return "nothing yet"
     if known.slices:
-        return f"{sum(len(record.endpoints) for record in known.slices)} endpoints in {len(known.slices)} slices"
+        found = sum(len(record.endpoints) for record in known.slices)
+        if known.legacy:
+            return f"{found} endpoints in the Endpoints object{', which is full' if known.truncated else ''}"
+        return f"{found} endpoints in {len(known.slices)} slices"
     service = _service_said(known, hearing) if hearing.service.satisfied else ""
     return f"no EndpointSlice of {want.service} in namespace {want.namespace}{service and ', ' + service}"
 

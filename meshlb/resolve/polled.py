@@ -52,7 +52,8 @@ class PolledResolver:
         self._asking = False
         self._failing = ""  # what was told by on_error and not yet made good
         self._family = 4
-        self._answered_s: float | None = None
+        self.answered_s: float | None = None
+        self._said = ""  # the code of the last answer or failure
         self._published = 0
 
     # -- Resolver ------------------------------------------------------------------------------------------------------------------
@@ -93,18 +94,22 @@ class PolledResolver:
             return
         if found is None:
             found = Lookup(name=self._host, found=Found.FAILED, reason=f"{type(error).__name__}: {error}")
-        self._judge(found, listener)
-        self._schedule()
+        try:
+            self._judge(found, listener)
+        finally:  # a bug in who listens must not be the last question
+            self._schedule()
 
     def _judge(self, found: Lookup, listener: Listener) -> None:
         polling, now_s = self._polling, self._scheduler.now_s()
+        self._said = found.code
         if found.found is Found.FAILED:
             polling.failed(now_s)
             self._tell_error(listener, found)
             return
-        self._answered_s = now_s
+        self.answered_s = now_s
         if found.found is Found.ADDRESSES:
             changed = polling.found(now_s, found.addresses, found.ttl_s, complete=found.complete)
+            changed |= self._learn(found)
             self._choose_family(found.addresses)
             if changed or self._failing:
                 self._publish(listener, "")
@@ -119,6 +124,10 @@ class PolledResolver:
         kept = f"; the last answer is kept (addresses: {len(known)})" if known else ""
         self._failing = f"{self._source}: {found.reason}{kept}"
         listener.on_error(kind(f"{self._host}:{self._port}", [self._failing]))
+
+    def _learn(self, found: Lookup) -> bool:
+        """For who publishes more than addresses: take it from a positive answer; True if it has changed."""
+        return False
 
     # -- publishing ----------------------------------------------------------------------------------------------------------------
 
@@ -138,6 +147,7 @@ class PolledResolver:
                 version=str(self._published),
                 fallback=map(self._endpoint, known.difference(chosen)),
                 note=note,
+                unverified=self._polling.unverified,
             )
         )
 
@@ -151,7 +161,8 @@ class PolledResolver:
             "source": self._source,
             "host": self._host,
             "addresses": sorted(self._polling.known or ()),
-            "answer_age_s": None if self._answered_s is None else round(now_s - self._answered_s, 3),
+            "answer_age_s": None if self.answered_s is None else round(now_s - self.answered_s, 3),
+            "said": self._said,
             "next_question_s": round(max(0.0, self._polling.next_s - now_s), 3),
             "error": self._failing,
         }

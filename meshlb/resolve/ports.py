@@ -32,7 +32,8 @@ from meshlb.core.target import PortRef
 from meshlb.errors import MeshError
 
 if TYPE_CHECKING:
-    from meshlb.resolve.kubernetes.wire import ServicePort, ServiceRecord, SlicePort
+    from meshlb.resolve.kubernetes.service_wire import ServicePort, ServiceRecord
+    from meshlb.resolve.kubernetes.wire import SlicePort
 
 _P = TypeVar("_P", "ServicePort", "SlicePort")
 DEFAULT_NUMBERS = {"http": 80, "https": 443}  # RFC 9110: what a URL without a port means
@@ -87,6 +88,24 @@ def select(
     if not listed:
         return _unlisted(ref, known_service_port)
     return _from_slices(ref, protocol, listed, known_service_port)
+
+
+def external_port(ref: PortRef, protocol: str, service: ServiceRecord | None) -> int:
+    """The number to dial on a host outside the cluster that an ExternalName Service stands for: the one that was written.
+
+    Nobody maps ports there; those that such a Service lists only give names to numbers. Raises PortChoiceError for a name without one.
+    """
+    if ref.number:
+        return ref.number
+    ports = service.ports if service is not None else ()
+    found = [port.port for port in ports if not ref.name or port.name == ref.name]
+    if len(found) == 1:
+        return found[0]
+    number = DEFAULT_NUMBERS.get(ref.name or protocol, 0 if ref.name else DEFAULT_NUMBERS["https"])  # gRPC's own default is 443
+    if not number:
+        offered = [_show(port.name, port.port, 0) for port in ports]
+        raise PortChoiceError(f"no port {ref}", offered, "it stands for a host outside the cluster: write the port's number")
+    return number
 
 
 def _from_service(ref: PortRef, protocol: str, service: ServiceRecord, listed: list[SlicePort]) -> PortSelector:

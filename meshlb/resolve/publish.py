@@ -4,27 +4,40 @@ A roll-over arrives as a run of small events, some of which contradict each othe
 removed from one and added to the other by two events. Three rules, each by its own clock:
 
 - additions and changed conditions within ``COALESCE_S`` of each other are published together;
-- an address that disappears stays listed for ``REMOVAL_HOLD_S``, unless its conditions already took it out of use;
-- a set without a single usable endpoint, after one that had some, is believed after ``EMPTY_HOLD_S``.
+- an address that disappears stays listed for ``REMOVAL_HOLD_S`` from then on, unless its conditions already took it out of use; it goes
+  up to ``REMOVAL_COALESCE_S`` sooner, together with one whose time is over;
+- a set without a single usable endpoint, after one that had some, is believed after ``EMPTY_HOLD_S``; at once if it is the Service's
+  policy that leaves none (``internalTrafficPolicy: Local``): that is no flapping, and holding would break it.
 
-Never more than ``MAX_PER_SECOND`` sets in any second. The first set is published at once. The very same set is not published again.
-Addresses that move to the fallback are not held: they stay known as such.
+Never more than ``MAX_PER_SECOND`` sets in any second: ``BURST`` of them as they come, then one every ``SPACING_S``, evenly, so that a
+storm makes nobody wait for the rest of a second. The last of the burst is kept for removals, which have waited already. So in a storm
+of additions the first removal is told 100 ms after it was heard, and one of many removals after less than 150 ms
+(``REMOVAL_HOLD_S - REMOVAL_COALESCE_S + SPACING_S``, and ``COALESCE_S``).
+
+The first set is published at once. The very same set is not published again. Addresses that move to the fallback are not held: they
+stay known as such.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from dataclasses import replace
+from operator import attrgetter
 
-from meshlb.core.endpoint import EndpointSet
+from meshlb.core.endpoint import EndpointSet, OrderedEndpoints, unshared
 from meshlb.core.resolver import Listener
 from meshlb.core.scheduler import Scheduler, Timer
-from meshlb.health.selection import eligible
+from meshlb.health.selection import any_eligible_of, eligible_of
 
 COALESCE_S = 0.005
 REMOVAL_HOLD_S = 0.1
+REMOVAL_COALESCE_S = 0.02
 EMPTY_HOLD_S = 1.0
 MAX_PER_SECOND = 20
+BURST = 4
+SPACING_S = 1.0 / (MAX_PER_SECOND - BURST)
+
+_ROUNDING_S = 1e-6  # sums of times may be that much too early
 
 
 class Publisher:
@@ -38,7 +51,7 @@ class Publisher:
         self._latest: EndpointSet | None = None
         self._missing_since_s: dict[str, float] = {}
         self._empty_since_s: float | None = None
-        self._recent_s: deque[float] = deque(maxlen=MAX_PER_SECOND)
+        self._rested_s = float("-inf")  # from then on a whole burst is allowed
         self._timer: Timer | None = None
         self._due_s = 0.0
 
@@ -52,7 +65,7 @@ class Publisher:
 
     def withdraw_empty(self) -> None:
         """An emptiness that was offered and not yet published is not true any more; what is instead is not known."""
-        if self._latest is not None and self.published is not None and not eligible(self._latest.endpoints):
+        if self._latest is not None and self.published is not None and not any_eligible_of(self._latest):
             self._latest = self.published
             self._empty_since_s = None
 
@@ -74,8 +87,10 @@ class Publisher:
         now_s = self._scheduler.now_s()
         visible, again_s = self._visible(now_s)
         if visible is not None:
-            if len(self._recent_s) == MAX_PER_SECOND and now_s < self._recent_s[0] + 1.0:
-                again_s = self._recent_s[0] + 1.0
+            at_once = BURST if self._removal_due(now_s) else BURST - 1
+            allowed_s = self._rested_s - (at_once - 1) * SPACING_S
+            if now_s < allowed_s - _ROUNDING_S:
+                again_s = allowed_s if again_s is None else min(again_s, allowed_s)
             else:
                 self._publish(visible, now_s)
         if again_s is not None:
@@ -86,7 +101,8 @@ class Publisher:
         latest, published = self._latest, self.published
         assert latest is not None
         assert published is not None
-        if eligible(latest.endpoints) or not eligible(published.endpoints):
+        policy_changed = latest.local_only != published.local_only
+        if any_eligible_of(latest) or not any_eligible_of(published) or policy_changed:
             self._empty_since_s = None
         else:
             if self._empty_since_s is None:
@@ -99,20 +115,32 @@ class Publisher:
         return (None if _same(visible, published) else visible), again_s
 
     def _with_held(self, latest: EndpointSet, published: EndpointSet, now_s: float) -> tuple[EndpointSet, float | None]:
-        known = {endpoint.address for endpoint in (*latest.endpoints, *latest.fallback)}
-        missing = [endpoint for endpoint in eligible(published.endpoints) if endpoint.address not in known]
-        since_s = {endpoint.address: self._missing_since_s.get(endpoint.address, now_s) for endpoint in missing}
-        self._missing_since_s = {address: start_s for address, start_s in since_s.items() if now_s < start_s + REMOVAL_HOLD_S}
-        if not self._missing_since_s:
+        missing = [endpoint for endpoint in unshared(published.endpoints, latest.endpoints) if not latest.lists(endpoint)]
+        if missing:
+            used = set(map(id, eligible_of(published)))
+            missing = [endpoint for endpoint in missing if id(endpoint) in used]
+        # Also those whose time is over: the limit may keep them published for a moment more.
+        since_s = self._missing_since_s
+        self._missing_since_s = since_s = {one.address: since_s.get(one.address, now_s) for one in missing}
+        length_s = REMOVAL_HOLD_S - (REMOVAL_COALESCE_S if self._removal_due(now_s) else 0.0)
+        held = [endpoint for endpoint in missing if now_s < since_s[endpoint.address] + length_s - _ROUNDING_S]
+        if not held:
             return latest, None
-        held = [endpoint for endpoint in missing if endpoint.address in self._missing_since_s]
-        merged = EndpointSet.of((*latest.endpoints, *held), latest.source)
-        return replace(latest, endpoints=merged.endpoints), min(self._missing_since_s.values()) + REMOVAL_HOLD_S
+        merged = list(latest.endpoints)
+        for endpoint in held:  # few, or all at once; sorting ten thousand anew for one costs a hundred times this
+            insort(merged, endpoint, key=attrgetter("identity"))
+        doubted = published.unverified.intersection(endpoint.host for endpoint in held)  # what is about to go is not confirmed
+        visible = replace(latest, endpoints=OrderedEndpoints(merged), unverified=latest.unverified | doubted)
+        return visible, min(since_s[endpoint.address] for endpoint in held) + REMOVAL_HOLD_S
+
+    def _removal_due(self, now_s: float) -> bool:
+        """Is there one that was held long enough?"""
+        return any(now_s >= since_s + REMOVAL_HOLD_S - _ROUNDING_S for since_s in self._missing_since_s.values())
 
     def _publish(self, endpoints: EndpointSet, now_s: float) -> None:
         self.published = endpoints
         self.published_s = now_s
-        self._recent_s.append(now_s)
+        self._rested_s = max(self._rested_s, now_s) + SPACING_S
         self._listener.on_endpoints(endpoints)
 
 

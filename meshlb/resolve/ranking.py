@@ -17,90 +17,37 @@ DNS has no ports either: on pods the number is dialled as it was written (as sto
 With a port's *name* and DNS alone there is no number, and the error says what is missing.
 
 ``stale``: slices that were not confirmed for a while (the API server is away). Nothing they list is dropped; addresses of a
-headless Service that DNS lists beyond them are added.
+headless Service that DNS lists beyond them are added. ``dns_confirms``: DNS had the time to answer twice since, and wholly, so that a
+pod which it does not list is *unverified* at once; where it cannot tell (a ClusterIP, an answer that was cut off, ``dns_lost``: it was
+away as long) all are that it does not list, after ``unverified``. An unverified pod stays, and works on for as long as its connection lasts: nobody else can have that. Once it is lost,
+whoever answers there may be another pod that got the address, and the pool prefers everybody else, the ClusterIP too.
+
+``internalTrafficPolicy: Local`` is kept for whoever knows its node. Who does not uses the ClusterIP, whose kernel does: calls to another
+node's pods would break the Service's promise, and none at all would be worse than without this library. Who may not read the
+Service does not know its policy, and uses every pod. This is the one exception to the promise that a published pod set is displaced by
+the ClusterIP only while no pod is known or none can be connected: the Service may be read after its pods were published, or be given
+this policy later, and from then on their connections are not the caller's to use. It is the Service's own word that displaces them.
+
+A port that was found once is found by its number when its name is gone: the slices say at once that it was renamed, the Service only
+when it is read again. Where that fails as well nobody can map the port, and ``chain`` keeps the pods that are published.
+
+``also_family``: while the preferred family changes, pods are listed by their addresses of both.
+
+``truncated``: an Endpoints object that is full lists some of the pods, so it adds to the slices known before, and confirms those that it lists.
 """
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from meshlb.core.endpoint import Endpoint
-from meshlb.core.target import NO_PORT, PortRef
-from meshlb.health.selection import eligible
-from meshlb.resolve.env import EnvService
+from meshlb.core.endpoint import NO_PLACE, Endpoint
+from meshlb.health.selection import any_eligible
+from meshlb.resolve.known import Concern, Known, ServiceName, Source, Verdict, count, family_of, is_headless
+from meshlb.resolve.kubernetes.service_wire import ServiceRecord
 from meshlb.resolve.kubernetes.slices import merge
-from meshlb.resolve.kubernetes.wire import ServiceRecord, SliceRecord
-from meshlb.resolve.ports import DEFAULT_NUMBERS, PortChoiceError, PortSelector, select
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceName:
-    """What is looked for: a Service, perhaps one pod of it, and the port as it was written."""
-
-    service: str
-    namespace: str
-    port: PortRef = NO_PORT
-    protocol: str = "grpc"
-    pod: str = ""
-
-    def __str__(self) -> str:
-        name = ".".join(part for part in (self.pod, self.service, self.namespace) if part)
-        return f"{name}:{self.port}" if self.port else name
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """What the sources said last. ``slices`` and ``addresses`` (DNS) are None until they said anything; both may be empty.
-
-    ``seen``: some slice mentioned the Service once. ``dns_lists_pods``: DNS showed it, by several addresses in one answer or by one
-    that slices list. ``answer``: the last answer of DNS by itself; ``addresses`` also has what only one answer lacked. ``chosen``:
-    the port that worked last. ``stale``: see above.
-    """
-
-    slices: tuple[SliceRecord, ...] | None = None
-    seen: bool = False
-    stale: bool = False
-    service: ServiceRecord | None = None
-    chosen: PortSelector | None = None
-    addresses: tuple[str, ...] | None = None
-    answer: tuple[str, ...] = ()
-    dns_lists_pods: bool = False
-    env: EnvService | None = None
-
-
-class Source(enum.Enum):
-    KUBERNETES = "kubernetes"
-    DNS = "dns"
-    CLUSTER_IP = "clusterip"
-    ENVIRONMENT = "environment"
-    NOTHING = ""
-
-
-class Concern(enum.Enum):
-    """What somebody should be told once, because they could do better."""
-
-    NUMBER_UNMAPPED = "number"  # the Service cannot be read, so its port number means nothing to its pods
-    DNS_PORT = "dns port"  # the number is dialled on pods as it was written
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """``pods`` if ``source`` is KUBERNETES or DNS; ``virtual_ip`` (host, port) is what to use instead, or to fall back to.
-
-    ``selector``: the port that was chosen for pods of slices. ``problem``: why there is nothing, or why the port cannot be found (``port_wrong``); a published set stays as it is then.
-    """
-
-    source: Source
-    pods: tuple[Endpoint, ...] = ()
-    virtual_ip: tuple[str, int] | None = None
-    service_port: int = 0
-    selector: PortSelector | None = None
-    note: str = ""
-    problem: str = ""
-    port_wrong: bool = False
-    concerns: frozenset[Concern] = field(default_factory=frozenset)
+from meshlb.resolve.kubernetes.wire import SliceRecord
+from meshlb.resolve.ports import PortChoiceError, PortSelector, select
+from meshlb.resolve.ranking_addresses import by_dns, by_virtual_ip, told_port, virtual_ip_host
 
 
 def decide(known: Known, want: ServiceName, *, cluster_ip: bool = True) -> Verdict:
@@ -112,157 +59,95 @@ def decide(known: Known, want: ServiceName, *, cluster_ip: bool = True) -> Verdi
 
 
 def _decide(known: Known, want: ServiceName, cluster_ip: bool) -> Verdict:
-    verdict = _by_slices(known, want) or _by_dns(known, want, cluster_ip) or _by_virtual_ip(known, want)
+    verdict = _by_slices(known, want, cluster_ip) or by_dns(known, want, cluster_ip) or by_virtual_ip(known, want)
     if verdict is None:
         return Verdict(source=Source.NOTHING)
+    if verdict.source is Source.DNS and known.dns_lost:
+        verdict = replace(verdict, unverified=_hosts(verdict.pods))
     if not cluster_ip and verdict.source in (Source.CLUSTER_IP, Source.ENVIRONMENT):
         return Verdict(source=Source.NOTHING, problem="only its ClusterIP is known, and the fallback is switched off")
-    return verdict if cluster_ip else replace(verdict, virtual_ip=None)
+    if not cluster_ip:
+        return replace(verdict, virtual_ip=None)
+    if not want.pods and verdict.pods and verdict.virtual_ip is not None:
+        place, note = verdict.virtual_ip, "a sidecar balances over its pods"
+        return Verdict(source=Source.CLUSTER_IP, virtual_ip=place, service_port=verdict.service_port, note=note)
+    return verdict
 
 
-def is_headless(known: Known) -> bool | None:
-    """None: nobody can tell."""
-    if known.service is not None:
-        return known.service.headless
-    if known.slices and any(record.headless for record in known.slices):
-        return True
-    if known.dns_lists_pods:
-        return True
-    if known.slices:
-        # Slices that somebody wrote by hand for a headless Service lack the label.
-        listed = {endpoint.host for record in known.slices for endpoint in record.endpoints}
-        return any(address in listed for address in known.addresses or ())
-    return False if known.env is not None else None
-
-
-def _by_slices(known: Known, want: ServiceName) -> Verdict | None:
-    slices = known.slices
-    if slices is None or (not slices and not known.seen and not _selects_pods(known.service)):
+def _by_slices(known: Known, want: ServiceName, cluster_ip: bool) -> Verdict | None:
+    if known.slices is None or (not known.slices and not known.seen and not _selects_pods(known.service)):
         return None
+    slices = known.slices + known.before
     headless = is_headless(known)
     selector = _select(known, want, slices)
     if selector is None:
-        verdict = _by_virtual_ip(known, want)
+        verdict = by_virtual_ip(known, want)
         if verdict is None:
             names = sorted({port.name or str(port.port) for record in slices for port in record.ports})
             raise PortChoiceError(f"{want.port} is no pod's port, and the Service that maps it cannot be read", names)
         return replace(verdict, concerns=frozenset([Concern.NUMBER_UNMAPPED]))
-    family = known.service.ip_families[0] if known.service is not None and known.service.ip_families else ""
-    pods = merge(slices, selector, family)
+    pods: tuple[Endpoint, ...] = known.merger.merge(slices, selector, family_of(known))
+    if known.also_family:
+        listed = set(pods)
+        pods += tuple(pod for pod in merge(slices, selector, known.also_family) if pod not in listed)
     if want.pod:
         pods = tuple(pod for pod in pods if want.pod in (pod.hostname, pod.name))
     if known.stale and headless and not want.pod:
         pods += _unlisted(known, pods)
-    virtual_ip = _virtual_ip(known, want, selector) if eligible(pods) else None
+    # One pod by its name is no traffic of the Service: neither its policy nor its hints are meant for that.
+    place, local_only = (NO_PLACE, False) if want.pod else (known.place, known.service is not None and known.service.local_only)
+    virtual_ip = _virtual_ip(known, want, selector) if any_eligible(pods, place, local_only) else None
+    if local_only and not place.node and cluster_ip and any_eligible(pods) and (verdict := by_virtual_ip(known, want)) is not None:
+        note = "internalTrafficPolicy is Local, and this client's node is not known"
+        return replace(verdict, note=note, concerns=frozenset([Concern.NODE_UNKNOWN]))
     return Verdict(
-        source=Source.KUBERNETES,
+        source=Source.ENDPOINTS if known.legacy else Source.KUBERNETES,
         pods=pods,
         virtual_ip=virtual_ip,
         service_port=selector.service_port,
         selector=selector,
-        note=_count(pods, want),
+        note=count(pods, want, place, local_only) or ("the list is cut off" if known.truncated else ""),
+        place=place,
+        local_only=local_only,
+        unverified=_unverified(known, pods, headless=bool(headless)),
+        concerns=frozenset([Concern.TRUNCATED] if known.truncated else []),
     )
 
 
 def _select(known: Known, want: ServiceName, slices: tuple[SliceRecord, ...]) -> PortSelector | None:
     """By the Service's word; where that is missing or older than the slices, by the last choice or by the slices alone."""
-    ports, told = [record.ports for record in slices], _told_port(known, want)
+    ports, told = [record.ports for record in slices], told_port(known, want)
     if want.port.is_target or (known.service is not None and not service_is_outdated(known)):
         return select(want.port, want.protocol, known.service, ports, told)
-    listed = {port.name for record in slices if record.endpoints for port in record.ports}
-    if known.chosen is not None and known.chosen.name in listed:
+    listed = [port for record in slices if record.endpoints for port in record.ports]
+    if known.chosen is not None and known.chosen.name in [port.name for port in listed]:
         return known.chosen
-    return select(want.port, want.protocol, None, ports, told)
+    selector = select(want.port, want.protocol, None, ports, told)
+    if selector is None and known.chosen is not None and len(known.dialled) == 1:
+        (number,) = known.dialled
+        if any(port.port == number for port in listed):
+            return PortSelector(number=number, listed=True, service_port=known.chosen.service_port)
+    return selector
+
+
+def numbers_by(selector: PortSelector, known: Known) -> frozenset[int]:
+    """What it says to dial on the pods of today's slices."""
+    return frozenset(selector.number_in(record.ports) for record in known.slices or () if record.endpoints) - {0}
 
 
 def service_is_outdated(known: Known) -> bool:
-    """Slices name a port that the Service did not have when it was read: it was changed since."""
+    """Slices name a port that the Service did not have when it was read, or are there at all for an external name: it was changed
+    since."""
+    if known.service is not None and known.service.external_name:
+        return any(record.endpoints for record in known.slices or ())
     names = {port.name for port in known.service.ports} if known.service is not None else set()
     return bool(names) and any(port.name not in names for record in known.slices or () for port in record.ports)
 
 
-def _by_dns(known: Known, want: ServiceName, cluster_ip: bool) -> Verdict | None:
-    if known.addresses is None:
-        return None
-    external = known.service is not None and known.service.type == "ExternalName"
-    if not known.addresses:
-        note = "0 endpoints, DNS knows no such name any more"
-        return Verdict(source=Source.DNS, note=note) if _virtual_ip_host(known, want) == "" else None
-    headless = is_headless(known)
-    if not (want.pod or external or headless or (headless is None and not cluster_ip)):
-        return None
-    selector = None
-    if known.service is not None and not external:
-        selector = select(want.port, want.protocol, known.service, ())
-    mapped = want.port.number if want.port.is_target else _target_number(known.service, selector)
-    number = mapped or _told_port(known, want)
-    if not number:
-        hint = "write the number, or allow this client to list EndpointSlices"
-        raise PortChoiceError(f"DNS gives the pods' addresses without the number of port {want.port or 'any'}", (), hint)
-    pods = tuple(Endpoint(host=address, port=number) for address in known.addresses)
-    service_port = selector.service_port if selector is not None else number
-    concerns = frozenset(() if mapped or external else [Concern.DNS_PORT])
-    return Verdict(source=Source.DNS, pods=pods, service_port=service_port, note=_count(pods, want), concerns=concerns)
-
-
-def _by_virtual_ip(known: Known, want: ServiceName) -> Verdict | None:
-    host = _virtual_ip_host(known, want)
-    if not host:
-        return None
-    if known.service is not None:
-        selector = select(want.port, want.protocol, known.service, ())
-        number = selector.service_port if selector is not None else 0
-    else:
-        number = _told_port(known, want)
-    if not number and known.env is not None:
-        number = known.env.port_for(want.port, want.protocol)
-    if not number:
-        asked = f"target port {want.port.number}" if want.port.is_target else f"port {want.port}" if want.port else "its port"
-        name = f"{want.service}.{want.namespace}"
-        hint = (
-            f"write the Service's port number ({name}:NUMBER), or allow this client to list EndpointSlices and to get the Service"
-        )
-        raise PortChoiceError(f"{host} may be the ClusterIP, and the Service's number for {asked} is not known", (), hint)
-    told_by_env = known.service is None and not known.addresses
-    source = Source.ENVIRONMENT if told_by_env else Source.CLUSTER_IP
-    return Verdict(source=source, virtual_ip=(host, number), service_port=number, note="its pods are not known")
-
-
 def _virtual_ip(known: Known, want: ServiceName, selector: PortSelector) -> tuple[str, int] | None:
     """What to fall back to when none of the pods can be connected."""
-    host = _virtual_ip_host(known, want)
+    host = virtual_ip_host(known, want)
     return (host, selector.service_port) if host and selector.service_port else None
-
-
-def _virtual_ip_host(known: Known, want: ServiceName) -> str:
-    if want.pod or is_headless(known):
-        return ""
-    if known.service is not None:
-        return known.service.cluster_ips[0] if known.service.cluster_ips else ""
-    if known.addresses is not None:
-        return (known.answer or known.addresses)[0] if known.addresses else ""
-    return known.env.host if known.env is not None else ""
-
-
-def _told_port(known: Known, want: ServiceName) -> int:
-    """The Service's own number, where it was written or stands in the environment; 0 if not."""
-    if want.port.number:
-        return 0 if want.port.is_target else want.port.number
-    default = 0 if want.port.name else DEFAULT_NUMBERS.get(want.protocol, 0)
-    try:
-        return known.env.port_for(want.port, want.protocol) if known.env is not None else default
-    except PortChoiceError:
-        return default
-
-
-def _target_number(service: ServiceRecord | None, selector: PortSelector | None) -> int:
-    """The pods' number, if the Service says it as a number."""
-    if service is None or selector is None:
-        return 0
-    if selector.name is None:
-        return selector.number
-    target = next((port.target_port for port in service.ports if port.name == selector.name), 0)
-    return target if isinstance(target, int) else 0
 
 
 def _selects_pods(service: ServiceRecord | None) -> bool:
@@ -279,10 +164,17 @@ def _unlisted(known: Known, pods: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
     return tuple(Endpoint(host=address, port=min(numbers)) for address in known.addresses or () if address not in listed)
 
 
-def _count(pods: Iterable[Endpoint], want: ServiceName) -> str:
-    pods = tuple(pods)
-    if eligible(pods):
-        return ""
-    if not pods:
-        return f"0 endpoints are {want.pod}" if want.pod else "0 endpoints"
-    return f"{len(pods)} endpoint{'s'[: len(pods) > 1]}, none ready"
+def _unverified(known: Known, pods: tuple[Endpoint, ...], *, headless: bool) -> frozenset[str]:
+    """Whose address may be somebody else's by now; see the module head."""
+    if known.stale and headless and known.addresses is not None and known.dns_confirms and not known.dns_lost:
+        return _hosts(pods).difference(known.addresses)
+    if known.unverified:
+        listed_now = known.stale and headless and known.addresses is not None and not known.dns_lost
+        return _hosts(pods).difference(known.answer if listed_now else ())
+    if known.before:
+        return _hosts(pods).difference(endpoint.host for record in known.slices or () for endpoint in record.endpoints)
+    return frozenset()
+
+
+def _hosts(pods: tuple[Endpoint, ...]) -> frozenset[str]:
+    return frozenset(pod.host for pod in pods)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TypeVar
@@ -16,6 +17,9 @@ from meshlb.core.target_syntax import is_service_label
 from meshlb.errors import ConfigError
 
 SOURCES = ("kubernetes", "dns")
+SIDECAR = ("passthrough", "ignore")
+_NODE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")  # an RFC 1123 subdomain, as the API server has it
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _T = TypeVar("_T")
 
 
@@ -29,6 +33,10 @@ class Discovery:
     configured wins over both files. ``cluster_domain``: None is the ``svc.`` entry of resolv.conf, else ``cluster.local``.
     ``nameservers``: ``ip`` or ``ip:port`` (``[v6]:port``) instead of those in ``resolv_conf``.
     ``empty_grace_s``: how long DNS alone must answer "no such name" before a pod set that it published is given up (seconds).
+    ``node``, ``zone``: where this process runs, for topology hints and ``internalTrafficPolicy: Local``; None is the Downward API's
+    environment variables, else inferred from the slices (``resolve.place`` has the list).
+    ``sidecar``: what to do beside a service mesh's sidecar (``resolve.sidecar``): ``passthrough`` gives it the Service's own address,
+    ``ignore`` balances over pods all the same, past the mesh's encryption and policies.
     """
 
     sources: tuple[str, ...] = SOURCES
@@ -40,6 +48,9 @@ class Discovery:
     resolv_conf: str = "/etc/resolv.conf"
     service_account_dir: str = "/var/run/secrets/kubernetes.io/serviceaccount"
     empty_grace_s: float = 60.0
+    node: str | None = None
+    zone: str | None = None
+    sidecar: str = "passthrough"
 
     def __post_init__(self) -> None:
         _set(self, "sources", _words("discovery.sources", self.sources))
@@ -47,6 +58,7 @@ class Discovery:
             raise ConfigError(f"discovery.sources=(): must name at least one of {', '.join(SOURCES)}")
         for word in self.sources:
             validate.one_of("discovery.sources", word, SOURCES)
+        validate.one_of("discovery.sidecar", self.sidecar, SIDECAR)
         for name in ("kubeconfig", "context", "resolv_conf", "service_account_dir"):
             _text(f"discovery.{name}", getattr(self, name), optional=name in ("kubeconfig", "context"))
         if self.context is not None and self.kubeconfig is None:
@@ -58,6 +70,14 @@ class Discovery:
         servers = _words("discovery.nameservers", self.nameservers)
         _set(self, "nameservers", tuple(_nameserver("discovery.nameservers", server) for server in servers))
         _set(self, "empty_grace_s", validate.seconds("discovery.empty_grace_s", self.empty_grace_s, exclusive=False))
+        if self.node is not None and not (isinstance(self.node, str) and len(self.node) <= 253 and _NODE.fullmatch(self.node)):
+            raise ConfigError(f"discovery.node={self.node!r}: must be a node's name: lower-case letters, digits, '-' and '.'")
+        if self.zone is not None and not (
+            isinstance(self.zone, str) and len(self.zone) <= 63 and _LABEL_VALUE.fullmatch(self.zone)
+        ):
+            raise ConfigError(
+                f"discovery.zone={self.zone!r}: must be a label's value: letters, digits, '-', '_' and '.', at most 63"
+            )
 
     @classmethod
     def of(cls, value: str | Mapping[str, object] | Discovery) -> Discovery:

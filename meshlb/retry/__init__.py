@@ -1,1 +1,1 @@
-"""Shall we try again? For now: only what certainly never left the client."""
+"""Shall we try again? Policy, back-off, throttle and the one budget that pays for all of it."""

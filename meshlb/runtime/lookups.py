@@ -9,6 +9,7 @@ wait for each other, so that they never keep the others (the cluster's DNS) wait
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections import deque
@@ -18,6 +19,8 @@ from typing import Final
 MAX_THREADS: Final = 4  # a look-up may block for seconds; two names that hang must not keep the others waiting
 MAX_HANGING: Final = 2
 IDLE_S: Final = 10.0
+
+_log = logging.getLogger("meshlb.runtime")
 
 
 class Lookups:
@@ -57,11 +60,13 @@ class Lookups:
                 raise
 
     def _run_hanging(self, job: Callable[[], None]) -> None:
-        job()
-        with self._lock:
-            self._hanging -= 1
-            if self._waiting:
-                self.submit(self._waiting.popleft(), may_hang=True)
+        try:
+            job()
+        finally:
+            with self._lock:
+                self._hanging -= 1
+                if self._waiting:
+                    self.submit(self._waiting.popleft(), may_hang=True)
 
     def _submit(self, job: Callable[[], None]) -> None:
         with self._lock:
@@ -97,7 +102,11 @@ class Lookups:
                     return
             if job is None:
                 return
-            job()
-            del job  # what it holds must not live until the next one
-            with self._lock:
-                self._outstanding -= 1
+            try:
+                job()
+            except BaseException:  # noqa: BLE001 - a job that cannot even report its error must not cost us the thread
+                _log.exception("a look-up could not report its result")
+            finally:
+                del job  # what it holds must not live until the next one
+                with self._lock:
+                    self._outstanding -= 1

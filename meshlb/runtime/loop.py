@@ -1,11 +1,15 @@
 """The discovery thread: every decision and timer of a process runs here, one at a time, so that none of them needs a lock.
 
-The way in is a ``queue.SimpleQueue``, the only one whose ``put`` may run inside another ``put`` of the same thread: finalizers and
-signal handlers post here whenever the interpreter pleases, and a condition or an ordinary queue would deadlock. Timers are posted
-too and live in a heap that only the thread itself touches. An idle thread is blocked in ``get`` and uses no CPU.
+The way in is a ``deque``, and a ``queue.SimpleQueue`` as its bell: both may be used inside another use of the same thread.
+Finalizers and signal handlers post here whenever the interpreter pleases, and a condition or an ordinary queue would deadlock. Timers
+are posted too and live in a heap that only the thread itself touches. An idle thread is blocked in the bell's ``get`` and looks up
+once a minute, so that its age tells the living from the dead.
 
 - Started by the first post, not before. A daemon, so that it never keeps a process alive.
 - A callback that raises is logged once per kind, counted, and harms nobody else.
+- What escapes all the same (no memory for an entry of the heap, a log handler that raises, an exception that somebody sets in the
+  thread from outside) ends one turn and not the thread: it goes on with all that was posted and all timers, after a pause that
+  doubles while that keeps happening. A thread that is gone is replaced by the next post, or by ``supervise``. Both are counted.
 - A cancelled timer lets go of its callback at once; its place in the heap goes when the heap has doubled (amortised O(1)).
 - ``stop()`` is final: whoever posts afterwards gets ClosedError, except what a helper reports late, which is dropped. At the exit
   of the interpreter everything is dropped instead: nobody is left to be told, and finalizers would only make noise.
@@ -16,6 +20,7 @@ Not asyncio: programs that do not use it should not pay for its import, and this
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import logging
@@ -23,7 +28,7 @@ import queue
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -37,7 +42,9 @@ Callback = Callable[[], None]
 
 NAME: Final = "meshlb-discovery"
 MIN_COMPACT: Final = 64  # below this a heap of cancelled timers is not worth a sweep
-MAX_WAIT_S: Final = 3600.0  # far below what a lock can wait for on any system
+MAX_WAIT_S: Final = 60.0  # a turn that is older means that the thread is stuck, or gone
+MIN_PAUSE_S: Final = 0.01
+MAX_PAUSE_S: Final = 10.0  # between turns that all fail
 
 _log = logging.getLogger("meshlb.runtime")
 
@@ -55,6 +62,9 @@ class LoopTimer:
         self.callback = None
 
 
+Heap = list[tuple[float, int, LoopTimer]]
+
+
 class Loop:
     """The system's ``Scheduler``; see ``meshlb.core.scheduler`` for the contract. Any thread may call any method.
 
@@ -65,6 +75,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.errors: Counter[str] = Counter()  # by kind: what was called, and what it raised
+        self.restarts = 0  # turns that did not end as they should, and threads that were gone
         self._lookups = Lookups()
         self._closed = False
         self._exiting = False
@@ -77,11 +88,13 @@ class Loop:
         self._thread: threading.Thread | None = None
         self._starting = False
         self._readers: set[threading.Thread] = set()
-        self._inbox: queue.SimpleQueue[Callback | LoopTimer | None] = queue.SimpleQueue()
-        self._heap: list[tuple[float, int, LoopTimer]] = []
+        self._work: deque[Callback | LoopTimer | None] = deque()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._heap: Heap = []
         self._order = itertools.count()
         self._compact_at = MIN_COMPACT
         self._busy_since_s: float | None = None
+        self._turned_s: float | None = None
         self._lookups.reset()
 
     # -- Scheduler -----------------------------------------------------------------------------------------------------
@@ -154,7 +167,7 @@ class Loop:
             if self._closed:
                 return
             self._closed = True
-        self._inbox.put(None)
+        self._put(None)
         self._lookups.end()
 
     def join(self, timeout_s: float) -> None:
@@ -169,6 +182,18 @@ class Loop:
         thread = self._thread
         return thread is not None and thread.is_alive()
 
+    def supervise(self) -> None:
+        """Replace a thread that is gone although nobody stopped it. Any thread, and cheap: whoever reports on the loop calls it."""
+        if self._thread is not None and not self.alive and not self._exiting and not sys.is_finalizing():
+            self._start()
+
+    @property
+    def age_s(self) -> float | None:
+        """Since the thread last turned to something new, or looked up from having nothing to do; None if it never ran. More than
+        ``MAX_WAIT_S``: it is stuck in a callback, or dead."""
+        turned_s = self._turned_s
+        return None if turned_s is None else max(0.0, self.now_s() - turned_s)
+
     @property
     def heartbeat_age_s(self) -> float:
         """How long the thread has been in its present callback; 0 while it waits for work. Seconds here mean a stuck callback."""
@@ -176,12 +201,16 @@ class Loop:
         return 0.0 if since_s is None else max(0.0, self.now_s() - since_s)
 
     def describe(self) -> dict[str, object]:
-        """Plain data for ``status()``."""
+        """Plain data for ``status()``; looks after the thread first."""
+        self.supervise()
+        age_s = self.age_s
         timers = [timer for _, _, timer in self._heap.copy() if timer.callback is not None]
         return {
             "state": "stopped" if self._closed else "running" if self.alive else "not started",
+            "age_s": None if age_s is None else round(age_s, 3),
             "heartbeat_age_s": round(self.heartbeat_age_s, 3),
-            "posted": self._inbox.qsize(),
+            "restarts": self.restarts,
+            "posted": len(self._work),
             "timers": len(timers),
             "lookup_threads": self._lookups.threads,
             "readers": sorted(thread.name for thread in self._readers.copy()),
@@ -207,10 +236,14 @@ class Loop:
             self._post(callback)
 
     def _post(self, item: Callback | LoopTimer) -> None:
-        self._inbox.put(item)
+        self._put(item)
         thread = self._thread
         if thread is None or not thread.is_alive():
             self._start()
+
+    def _put(self, item: Callback | LoopTimer | None) -> None:
+        self._work.append(item)
+        self._bell.put(None)
 
     def _start(self) -> None:
         with self._lock:
@@ -219,38 +252,60 @@ class Loop:
             self._starting = True
             try:
                 process_exit.end_at_exit(self)
-                thread = threading.Thread(target=self._run, args=(self._inbox, self._heap), name=NAME, daemon=True)
+                thread = threading.Thread(target=self._run, args=(self._work, self._bell, self._heap), name=NAME, daemon=True)
                 thread.start()
+                self.restarts += self._thread is not None
                 self._thread = thread
             finally:
                 self._starting = False
 
-    def _run(self, inbox: queue.SimpleQueue[Callback | LoopTimer | None], heap: list[tuple[float, int, LoopTimer]]) -> None:
-        while True:
-            wait_s = min(MAX_WAIT_S, max(0.0, heap[0][0] - self.now_s())) if heap else None
+    def _run(self, work: deque[Callback | LoopTimer | None], bell: queue.SimpleQueue[None], heap: Heap) -> None:
+        pause_s, going_on = 0.0, True
+        while going_on:
             try:
-                item = inbox.get(timeout=wait_s)
-            except queue.Empty:
-                self._run_due(heap)
-                continue
+                if pause_s:
+                    time.sleep(pause_s)
+                going_on = self._turn(work, bell, heap)
+                pause_s = 0.0
+            except BaseException as error:  # noqa: BLE001 - nobody else would go on with what was posted
+                pause_s = min(MAX_PAUSE_S, max(MIN_PAUSE_S, 2 * pause_s))
+                self._survive(error)
+
+    def _turn(self, work: deque[Callback | LoopTimer | None], bell: queue.SimpleQueue[None], heap: Heap) -> bool:
+        """Wait for something to do, do it, and then what is due: a flood of posts cannot hold a timer up. False at the end."""
+        self._turned_s = self.now_s()
+        wait_s = 0.0 if work else min(MAX_WAIT_S, max(0.0, heap[0][0] - self._turned_s)) if heap else MAX_WAIT_S
+        with contextlib.suppress(queue.Empty):
+            bell.get(timeout=wait_s)
+        if work:
+            item = work[0]
             if item is None:
                 heap.clear()
-                return
+                return False
             if isinstance(item, LoopTimer):
                 self._add(heap, item)
+                work.popleft()  # not before, so that it is added again should that fail
             else:
+                work.popleft()  # not after, so that it is called once
                 self._call(item)
-            del item
-            self._run_due(heap)  # also between posts, so that a flood of them cannot hold a timer up
+        self._run_due(heap)
+        return True
 
-    def _add(self, heap: list[tuple[float, int, LoopTimer]], timer: LoopTimer) -> None:
+    def _survive(self, error: BaseException) -> None:
+        try:
+            self.restarts += 1
+            self._note(self._survive, error)
+        except BaseException:  # noqa: BLE001 - it may be the log's handler that raises
+            pass
+
+    def _add(self, heap: Heap, timer: LoopTimer) -> None:
         heapq.heappush(heap, (timer.when_s, next(self._order), timer))
         if len(heap) > self._compact_at:
             heap[:] = [entry for entry in heap if entry[2].callback is not None]
             heapq.heapify(heap)
             self._compact_at = max(MIN_COMPACT, 2 * len(heap))
 
-    def _run_due(self, heap: list[tuple[float, int, LoopTimer]]) -> None:
+    def _run_due(self, heap: Heap) -> None:
         now_s = self.now_s()
         while heap and heap[0][0] <= now_s:
             timer = heapq.heappop(heap)[2]
@@ -267,7 +322,7 @@ class Loop:
         finally:
             self._busy_since_s = None
 
-    def _note(self, callback: Callback, error: BaseException) -> None:
+    def _note(self, callback: Callable[..., object], error: BaseException) -> None:
         if self._closed and isinstance(error, ClosedError):
             return  # it could not go on because of stop(): that is no fault
         function = getattr(callback, "func", callback)  # a functools.partial has no name of its own

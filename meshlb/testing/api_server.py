@@ -4,8 +4,8 @@ It answers as a kube-apiserver does (``tests/integration/test_recordings_fake_ap
 request means is decided in `api_requests`, what the answer is in `watch_cache`, who may ask in `authorization`.
 
 Faults come in three kinds. *The network*: `cut` resets open watches, `stall` keeps all connections and sends nothing, `stop`
-closes everything. *The server*: `fail` refuses new requests with a status, `restart` loses the watch cache. *Time*: `compact`
-makes every version seen so far too old.
+closes everything. *The server*: `fail` refuses new requests with a status, `corrupt` sends what is no object, `restart` loses the
+watch cache. *Time*: `compact` makes every version seen so far too old.
 
 Deviations: no protobuf, no discovery documents, no writes (the cluster writes directly). ``timeoutSeconds`` defaults to 1800 s.
 """
@@ -35,14 +35,19 @@ _BACKLOG = 1024  # hundreds of watches may connect at once
 class _Fault:
     """What `ApiServer.fail` asked for: a refusal, for some verbs, a number of times or for good."""
 
-    def __init__(self, error: StatusError, verbs: Collection[str], times: int | None, in_stream: bool) -> None:
+    def __init__(
+        self, error: StatusError, verbs: Collection[str], resources: Collection[str] | None, times: int | None, in_stream: bool
+    ) -> None:
         self._error = error
         self._verbs = frozenset(verbs)
+        self._resources = None if resources is None else frozenset(resources)
         self._left = times
         self.in_stream = in_stream
 
-    def check(self, verb: str) -> None:
-        if verb not in self._verbs or self._left == 0:
+    def check(self, where: Route) -> None:
+        if where.verb not in self._verbs or self._left == 0:
+            return
+        if self._resources is not None and where.resource.plural not in self._resources:
             return
         if self._left is not None:
             self._left -= 1
@@ -81,6 +86,7 @@ class ApiServer:
         self._flowing = thread.call(asyncio.Event)
         self._flowing.set()
         self._fault: _Fault | None = None
+        self._garbage = b""
         self._log: list[ApiRequest] = []
         self.start()
 
@@ -122,24 +128,35 @@ class ApiServer:
         *,
         retry_after_s: int | None = None,
         verbs: Collection[str] = ("list", "watch", "get"),
+        resources: Collection[str] | None = None,
         times: int | None = None,
         in_stream: bool | None = None,
     ) -> None:
-        """Refuse the next ``times`` requests (None: all until `recover`) of these verbs with an HTTP status.
+        """Refuse the next ``times`` requests (None: all until `recover`) of these verbs, and resources, with an HTTP status.
 
         Open watches are left alone; `cut` them to see them refused. ``in_stream`` sends the refusal of a watch as an ERROR event
         on a stream that began with 200, as a real server does for 410; None does that for 410 alone. Replaces an earlier fault.
         """
         if isinstance(verbs, str) or not set(verbs) <= {"list", "watch", "get"}:
             raise ValueError(f"verbs={verbs!r}: must be a collection of 'list', 'watch', 'get'")
+        if isinstance(resources, str):
+            raise ValueError(f"resources={resources!r}: must be a collection of names, not one string")
         if not 400 <= status <= 599:
             raise ValueError(f"status={status!r}: must be an HTTP error, 400..599")
-        fault = _Fault(injected(status, retry_after_s), verbs, times, status == 410 if in_stream is None else in_stream)
+        fault = _Fault(injected(status, retry_after_s), verbs, resources, times, status == 410 if in_stream is None else in_stream)
         self._thread.call(setattr, self, "_fault", fault)
 
+    def corrupt(self, data: bytes) -> None:
+        """Until `recover` every answer is 200 with these bytes as its body, and every watch has them in place of each event.
+
+        A watch that was sent the beginning of a line ends there.
+        """
+        self._thread.call(setattr, self, "_garbage", data)
+
     def recover(self) -> None:
-        """End `fail` and `stall`."""
+        """End `fail`, `stall` and `corrupt`."""
         self._thread.call(setattr, self, "_fault", None)
+        self._thread.call(setattr, self, "_garbage", b"")
         self.resume()
 
     def compact(self) -> None:
@@ -214,17 +231,17 @@ class ApiServer:
                     headers["Warning"] = where.resource.warning
                 if where.verb == "watch":
                     return await self._watch(request, where, headers, reader, writer)
-                answer = await self._list_or_get(request, where)
+                body = self._garbage or compact_json(await self._list_or_get(request, where)) + b"\n"
             except ValueError as error:  # a number in the query that is none
                 raise bad_request(str(error)) from None
             code = 200
         except StatusError as error:
-            code, answer = error.code, error.status
+            code, body = error.code, compact_json(error.status) + b"\n"
             if error.retry_after_s is not None:
                 headers["Retry-After"] = str(error.retry_after_s)
         request.status = code
         gzip_accepted = "gzip" in request.headers.get("accept-encoding", "")
-        writer.write(http1.answer(code, compact_json(answer) + b"\n", headers, gzip_accepted=gzip_accepted))
+        writer.write(http1.answer(code, body, headers, gzip_accepted=gzip_accepted))
         await writer.drain()
         return True
 
@@ -236,7 +253,7 @@ class ApiServer:
         if request.method != "GET":
             raise method_not_allowed()
         if self._fault is not None and not (where.verb == "watch" and self._fault.in_stream):
-            self._fault.check(where.verb)
+            self._fault.check(where)
         self._authorizer.authorize(user, verb=where.verb, resource=where.resource, namespace=where.namespace, name=where.name)
         return where
 
@@ -278,14 +295,14 @@ class ApiServer:
         chosen = selection(request, where)
         await self._reach(options.at_least)
         cache = self._caches[where.resource]
-        stream = WatchStream(cache, reader, writer, self._flowing)
+        stream = WatchStream(cache, reader, writer, self._flowing, lambda line: self._garbage or line)
         request.status = 200
         self._streams.add(writer)
         writer.write(http1.stream_head(200, {**headers, "Transfer-Encoding": "chunked"}))
         try:
             try:
                 if self._fault is not None and self._fault.in_stream:
-                    self._fault.check("watch")
+                    self._fault.check(where)
                 watcher = cache.watch(chosen, stream.wake.set, version=options.version, bookmark=options.initial_bookmark)
             except StatusError as error:
                 return await stream.refuse(error)

@@ -44,7 +44,8 @@ class FakeCluster:
     - ``max_endpoints_per_slice``: the controller's default is 100; small ones give several slices with few pods.
     - ``bookmark_interval_s``: a real server's is about 60 s. ``watch_list``: whether it has streaming lists.
     - ``future_version_wait_s``: how long a list at a version from the future waits before 504; a real server's is 3 s.
-    - ``dns_ttl_s``: TTL of the cluster's names. ``zone``: the cluster's domain. ``nodes``: node names and their zones.
+    - ``dns_ttl_s``: TTL of the cluster's names. ``zone``: the cluster's domain. ``nodes``: node names and their zones; the client
+      is said to run on the first (`client_node`), the pods of each Service are dealt out to all in turn.
     - ``single_address``: True behaves as on a system that has only 127.0.0.1; None finds out.
     """
 
@@ -64,6 +65,7 @@ class FakeCluster:
     ) -> None:
         self.namespace = namespace
         self.zone = zone
+        self.client_node = next(iter(nodes), "")
         self._services: dict[tuple[str, str], FakeService] = {}
         # Not TemporaryDirectory: its finalizer would remove the files when a forked child exits.
         self._root = Path(tempfile.mkdtemp(prefix="meshlb-fake-cluster-"))
@@ -132,6 +134,11 @@ class FakeCluster:
         hostnames: bool = False,
         tls: bool = False,
         endpoints: Iterable[str | FakeEndpoint] | None = None,
+        internal_traffic_policy: str = "Cluster",
+        traffic_distribution: str | None = None,
+        session_affinity_s: int | None = None,
+        publish_not_ready: bool = False,
+        external_name: str | None = None,
         wait: bool = True,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> FakeService:
@@ -146,8 +153,14 @@ class FakeCluster:
         - ``restart``: whether a pod that died is replaced, ``node_notice_s`` after its death; if not, it stays, not ready.
         - ``hostnames``: pods get hostnames ``name-0``, ``name-1``, … with DNS names of their own, as in a StatefulSet; update such
           a Service with ``max_surge=0, max_unavailable=1`` as a StatefulSet does, or the numbers move on.
+        - ``internal_traffic_policy``: "Local" lets the cluster IP lead to pods on `client_node` alone. ``traffic_distribution``:
+          "PreferSameZone" (or "PreferClose") and "PreferSameNode" give ready endpoints hints. ``session_affinity_s``: ClientIP
+          affinity with this timeout, written down only. ``publish_not_ready``: all pods are published as ready.
+        - ``external_name``: an ExternalName Service: no pods, no cluster IP, an alias in DNS; ``ports`` are none by default.
         - ``tls``: pods serve TLS with a certificate for the Service's names (the cluster must be made with ``tls=True``).
         """
+        if external_name is not None:
+            endpoints, ports = (), ports or {}
         spec = ServiceSpec(
             name=name,
             namespace=self.namespace if namespace is None else namespace,
@@ -166,6 +179,11 @@ class FakeCluster:
             hostnames=hostnames,
             tls=tls,
             endpoints=None if endpoints is None else tuple(endpoints),
+            internal_traffic_policy=internal_traffic_policy,
+            traffic_distribution=traffic_distribution,
+            session_affinity_s=session_affinity_s,
+            publish_not_ready=publish_not_ready,
+            external_name=external_name,
         )
         service = self._thread.call(self._factory.make, spec)
         try:

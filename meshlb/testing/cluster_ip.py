@@ -3,7 +3,9 @@
 A ready endpoint at random; if none is ready anywhere, one that is serving while it terminates; if there is none either, the
 connection is refused. What is connected stays with its pod for life, whatever happens to the endpoints.
 
-Deviations: kube-proxy rewrites packets, so a dead pod refuses before the client is connected; here the client is connected first
+``internalTrafficPolicy: Local`` is kept for the node on which the client is said to be.
+
+Deviations: no topology hints; a connection that Local would drop is refused; kube-proxy rewrites packets, so a dead pod refuses before the client is connected; here the client is connected first
 and then reset.
 """
 
@@ -152,8 +154,8 @@ class _Half(asyncio.Protocol):
                 self._peer.reset()
 
 
-def choose(endpoints: Sequence[FakeEndpoint], port_name: str) -> list[Address]:
-    """The addresses a proxy may use now: kube-proxy's rule, without topology."""
-    having = [endpoint for endpoint in endpoints if port_name in endpoint.ports]
+def choose(endpoints: Sequence[FakeEndpoint], port_name: str, *, local_to: str | None = None) -> list[Address]:
+    """The addresses a proxy may use now: kube-proxy's rule, without hints. ``local_to``: only those on this node."""
+    having = [endpoint for endpoint in endpoints if port_name in endpoint.ports and local_to in (None, endpoint.node)]
     usable = [endpoint for endpoint in having if endpoint.routable] or [endpoint for endpoint in having if endpoint.draining]
     return [(endpoint.address, endpoint.ports[port_name]) for endpoint in usable]

@@ -5,7 +5,8 @@ place, slices fill up to a limit, endpoints whose target numbers differ live in 
 while another is created is reused under its old name, and a Service that has nothing left keeps one empty slice without ports.
 
 Spec: k8s.io/endpointslice ``reconciler.go`` (reconcileByPortMapping, getSliceToFill, recycleSlices, placeholder slices).
-Deviations: no topology hints yet; ports are ordered by a hash of ours (the real order is by another hash, arbitrary too).
+Spec of hints: k8s.io/endpointslice trafficdist (a ready endpoint is meant for its own zone, with PreferSameNode for its node too).
+Deviations: no proportional hints of topology-mode Auto; ports are ordered by a hash of ours (the real order is by another hash, arbitrary too).
 """
 
 from __future__ import annotations
@@ -53,10 +54,11 @@ def reconcile(
     """Return the changes that make ``existing`` slices say what ``endpoints`` are."""
     namespace = service["metadata"]["namespace"]
     app_protocols = {port.name: port.app_protocol for port in ports}
+    distribution = service["spec"].get("trafficDistribution")
     desired: dict[str, dict[PortsKey, list[Entry]]] = {family: {} for family in service["spec"]["ipFamilies"]}
     for endpoint in endpoints:
         key = _ports_key((name, number, app_protocols.get(name)) for name, number in endpoint.ports.items())
-        desired.setdefault(endpoint.family, {}).setdefault(key, []).append(endpoint.slice_entry(namespace))
+        desired.setdefault(endpoint.family, {}).setdefault(key, []).append(endpoint.hinted(distribution).slice_entry(namespace))
 
     changes = Changes()
     for family, by_ports in desired.items():
@@ -122,7 +124,7 @@ def _fill(drafts: list[_Draft], desired: list[Entry], limit: int) -> list[_Draft
 def _sort_out(
     drafts: list[_Draft], key: PortsKey, changes: Changes, trigger_time: str | None, blank: Callable[[], dict[str, Any]]
 ) -> None:
-    ports = [_slice_port(*port) for port in key]
+    ports = [slice_port(*port) for port in key]
     for draft in drafts:
         if draft.current is None:
             changes.create.append(revised_slice(blank(), draft.entries, ports, trigger_time))
@@ -166,7 +168,7 @@ def _slice_ports_key(obj: dict[str, Any]) -> PortsKey:
     return _ports_key((port["name"], port["port"], port.get("appProtocol")) for port in obj["ports"] or ())
 
 
-def _slice_port(name: str, number: int, app_protocol: str | None) -> dict[str, Any]:
+def slice_port(name: str, number: int, app_protocol: str | None) -> dict[str, Any]:
     port: dict[str, Any] = {"name": name, "protocol": "TCP", "port": number}
     if app_protocol:
         port["appProtocol"] = app_protocol

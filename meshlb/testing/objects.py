@@ -10,13 +10,14 @@ import datetime
 import secrets
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 # apimachinery's util/rand alphabet: no vowels and no digits that look like letters, so that no word comes out.
 _NAME_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
+MANAGED_BY_LABEL = "endpointslice.kubernetes.io/managed-by"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
 TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
 SLICE_MANAGER = "endpointslice-controller.k8s.io"
@@ -54,6 +55,7 @@ class FakeEndpoint:
     """One endpoint as its slice will show it; what `FakeService.set_endpoints` takes.
 
     ``ports`` maps service port names to this endpoint's own numbers. A condition of None is left out, as hand-made slices do.
+    ``hint_zones``, ``hint_nodes``: the callers that the control plane means it for.
     """
 
     address: str
@@ -66,6 +68,8 @@ class FakeEndpoint:
     zone: str | None = None
     pod: str | None = None
     uid: str | None = None
+    hint_zones: tuple[str, ...] = ()
+    hint_nodes: tuple[str, ...] = ()
 
     @property
     def family(self) -> str:
@@ -98,7 +102,19 @@ class FakeEndpoint:
             entry["nodeName"] = self.node
         if self.zone is not None:
             entry["zone"] = self.zone
+        named = {"forZones": self.hint_zones, "forNodes": self.hint_nodes}
+        hints = {kind: [{"name": name} for name in names] for kind, names in named.items() if names}
+        if hints:
+            entry["hints"] = hints
         return entry
+
+    def hinted(self, distribution: str | None) -> FakeEndpoint:
+        """With the hints that the controller gives it for this ``trafficDistribution``: ready ones, their own zone and node."""
+        if not self.routable or distribution is None:
+            return self
+        zones = (self.zone,) if self.zone else ()
+        nodes = (self.node,) if self.node and distribution == "PreferSameNode" else ()
+        return replace(self, hint_zones=zones, hint_nodes=nodes)
 
 
 def service_object(
@@ -111,11 +127,49 @@ def service_object(
     labels: Mapping[str, str],
     selector: bool,
     families: tuple[str, ...],
+    internal_traffic_policy: str = "Cluster",
+    traffic_distribution: str | None = None,
+    session_affinity_s: int | None = None,
+    publish_not_ready: bool = False,
 ) -> dict[str, Any]:
     """A Service of type ClusterIP; ``cluster_ip`` None makes it headless, ``selector`` False one with hand-made endpoints."""
     specs = [port.spec() for port in ports]
     address = cluster_ip or "None"
     managed: dict[str, Any] = {"f:spec": {"f:internalTrafficPolicy": {}, "f:ports": {}, "f:sessionAffinity": {}, "f:type": {}}}
+    metadata = _service_metadata(name, namespace, uid, labels, managed)
+    spec: dict[str, Any] = {"ports": specs} if specs else {}
+    if selector:
+        spec["selector"] = {"app": name}
+    spec |= {
+        "clusterIP": address,
+        "clusterIPs": [address],
+        "type": "ClusterIP",
+        "sessionAffinity": "None" if session_affinity_s is None else "ClientIP",
+        **({} if session_affinity_s is None else {"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": session_affinity_s}}}),
+        **({"publishNotReadyAddresses": True} if publish_not_ready else {}),
+        "ipFamilies": list(families),
+        "ipFamilyPolicy": "SingleStack" if len(families) == 1 else "PreferDualStack",
+        "internalTrafficPolicy": internal_traffic_policy,
+        **({"trafficDistribution": traffic_distribution} if traffic_distribution else {}),
+    }
+    return {"metadata": metadata, "spec": spec, "status": {"loadBalancer": {}}}
+
+
+def external_service_object(
+    *, name: str, namespace: str, uid: str, external_name: str, ports: Iterable[FakePort], labels: Mapping[str, str]
+) -> dict[str, Any]:
+    """A Service of type ExternalName: without addresses, families and selector."""
+    specs = [port.spec() for port in ports]
+    managed: dict[str, Any] = {"f:spec": {"f:externalName": {}, "f:sessionAffinity": {}, "f:type": {}}}
+    spec = {"ports": specs} if specs else {}
+    return {
+        "metadata": _service_metadata(name, namespace, uid, labels, managed),
+        "spec": {**spec, "type": "ExternalName", "sessionAffinity": "None", "externalName": external_name},
+        "status": {"loadBalancer": {}},
+    }
+
+
+def _service_metadata(name: str, namespace: str, uid: str, labels: Mapping[str, str], managed: dict[str, Any]) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         "name": name,
         "namespace": namespace,
@@ -126,19 +180,32 @@ def service_object(
     if labels:
         metadata["labels"] = dict(labels)
     metadata["managedFields"] = [_managed("fake-cluster", "v1", managed)]
-    spec: dict[str, Any] = {"ports": specs} if specs else {}
-    if selector:
-        spec["selector"] = {"app": name}
-    spec |= {
-        "clusterIP": address,
-        "clusterIPs": [address],
-        "type": "ClusterIP",
-        "sessionAffinity": "None",
-        "ipFamilies": list(families),
-        "ipFamilyPolicy": "SingleStack" if len(families) == 1 else "PreferDualStack",
-        "internalTrafficPolicy": "Cluster",
+    return metadata
+
+
+def manual_slice_object(
+    service: dict[str, Any],
+    name: str,
+    endpoints: Iterable[FakeEndpoint],
+    ports: list[dict[str, Any]],
+    *,
+    family: str,
+    managed_by: str,
+) -> dict[str, Any]:
+    """An EndpointSlice as people and their own controllers write it: no owner, none of the Service's labels."""
+    owner = service["metadata"]
+    labels = {MANAGED_BY_LABEL: managed_by, SERVICE_NAME_LABEL: owner["name"]}
+    metadata = {
+        "name": name,
+        "namespace": owner["namespace"],
+        "uid": new_uid(),
+        "resourceVersion": "",
+        "generation": 1,
+        "creationTimestamp": now_rfc3339(),
+        "labels": labels,
     }
-    return {"metadata": metadata, "spec": spec, "status": {"loadBalancer": {}}}
+    entries = [endpoint.slice_entry(owner["namespace"]) for endpoint in endpoints]
+    return {"metadata": metadata, "addressType": family, "endpoints": entries or None, "ports": ports or None}
 
 
 def slice_object(service: dict[str, Any], family: str, *, name: str) -> dict[str, Any]:
@@ -146,7 +213,7 @@ def slice_object(service: dict[str, Any], family: str, *, name: str) -> dict[str
     owner = service["metadata"]
     labels = {
         **owner.get("labels", {}),
-        "endpointslice.kubernetes.io/managed-by": SLICE_MANAGER,
+        MANAGED_BY_LABEL: SLICE_MANAGER,
         SERVICE_NAME_LABEL: owner["name"],
     }
     if service["spec"]["clusterIP"] == "None":

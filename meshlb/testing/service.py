@@ -9,13 +9,23 @@ from typing import Any
 
 from meshlb.testing.cluster_ip import Address, ClusterIpPort, choose
 from meshlb.testing.deployment import Deployment, next_revision
-from meshlb.testing.endpoint_slices import reconcile
+from meshlb.testing.endpoint_slices import reconcile, slice_port
 from meshlb.testing.errors import FakeClusterError
 from meshlb.testing.legacy_endpoints import endpoints_object
 from meshlb.testing.loop_thread import LoopThread
-from meshlb.testing.objects import SERVICE_NAME_LABEL, FakeEndpoint, FakePort, name_suffix, now_rfc3339
+from meshlb.testing.objects import (
+    MANAGED_BY_LABEL,
+    SERVICE_NAME_LABEL,
+    SLICE_MANAGER,
+    FakeEndpoint,
+    FakePort,
+    manual_slice_object,
+    name_suffix,
+    now_rfc3339,
+)
 from meshlb.testing.pod import Pod
 from meshlb.testing.resources import ENDPOINT_SLICES, ENDPOINTS, SERVICES, Resource
+from meshlb.testing.target_numbers import target_numbers
 from meshlb.testing.watch_cache import Selection, WatchCache
 
 DEFAULT_TIMEOUT_S = 60.0  # for a change to settle; a pod starts in well under a second
@@ -28,6 +38,7 @@ class ServiceContext:
     thread: LoopThread
     caches: Mapping[Resource, WatchCache]
     max_endpoints_per_slice: int
+    client_node: str
     forget: Callable[[], object]
 
 
@@ -40,13 +51,16 @@ class FakeService:
         self.name: str = obj["metadata"]["name"]
         self.namespace: str = obj["metadata"]["namespace"]
         self.ports: dict[str, int] = {port.name: port.port for port in ports}
-        self.cluster_ip: str | None = None if obj["spec"]["clusterIP"] == "None" else obj["spec"]["clusterIP"]
+        cluster_ip = obj["spec"].get("clusterIP", "None")
+        self.cluster_ip: str | None = None if cluster_ip == "None" else cluster_ip
+        self.external_name: str = obj["spec"].get("externalName", "")
         self._context = context
         self._thread = context.thread
         self._specs = tuple(ports)
         self._listeners = listeners
         self._object = context.caches[SERVICES].put(obj)
         self._endpoints: tuple[FakeEndpoint, ...] = ()
+        self._manual: dict[str, tuple[FakeEndpoint, ...]] = {}  # hand-made slices by name
         self.deployment: Deployment | None = None
         self.ready_since_s: dict[str, float] = {}  # pod name or address -> time.monotonic() when it was first published as ready
         self._deleted = False
@@ -60,12 +74,12 @@ class FakeService:
 
     @property
     def headless(self) -> bool:
-        return self.cluster_ip is None
+        return self.cluster_ip is None and not self.external_name
 
     @property
     def endpoints(self) -> tuple[FakeEndpoint, ...]:
         """Every endpoint, with its conditions, as the slices have it now."""
-        return self._endpoints
+        return self._endpoints + tuple(endpoint for endpoints in self._manual.values() for endpoint in endpoints)
 
     @property
     def pods(self) -> list[Pod]:
@@ -129,6 +143,30 @@ class FakeService:
         parsed = tuple(self._parse(endpoint) for endpoint in endpoints)
         self._thread.call(self._publish, parsed, readiness_changed=readiness_changed)
 
+    def write_slice(
+        self,
+        name: str,
+        endpoints: Iterable[str | FakeEndpoint],
+        *,
+        ports: Mapping[str, int] | None = None,
+        managed_by: str = "staff",
+    ) -> None:
+        """Write an EndpointSlice by hand, as people do for Services without a selector; none of the cluster's own is touched.
+
+        All of ``endpoints`` have ``ports`` (default: those of the first endpoint) and one address family. Conditions, nodes and pods
+        are in it only where a `FakeEndpoint` says so; a string gives an endpoint with nothing but its address.
+        """
+        bare = tuple(
+            replace(self._parse(endpoint), ready=None, serving=None, terminating=None) if isinstance(endpoint, str) else endpoint
+            for endpoint in endpoints
+        )
+        numbers = dict(ports if ports is not None else bare[0].ports if bare else {})
+        self._thread.call(self._write_slice, name, tuple(replace(endpoint, ports=numbers) for endpoint in bare), managed_by)
+
+    def delete_slice(self, name: str) -> None:
+        """Delete one that was written by hand."""
+        self._thread.call(self._delete_slice, name)
+
     def delete(self) -> None:
         """Remove the Service from API, DNS and cluster IP, and end its pods without grace."""
         self._thread.call(self._delete)
@@ -137,10 +175,13 @@ class FakeService:
 
     def publish_pods(self, readiness_changed: bool) -> None:
         """Write the pods as they are now to the API."""
-        self._publish(tuple(pod.endpoint() for pod in self.pods), readiness_changed=readiness_changed)
+        endpoints = tuple(pod.endpoint() for pod in self.pods)
+        if self._object["spec"].get("publishNotReadyAddresses"):
+            endpoints = tuple(replace(endpoint, ready=True) for endpoint in endpoints)
+        self._publish(endpoints, readiness_changed=readiness_changed)
 
     def _publish(self, endpoints: tuple[FakeEndpoint, ...], *, readiness_changed: bool) -> None:
-        if self._deleted:
+        if self._deleted or self.external_name:
             return
         self._endpoints = endpoints
         for endpoint in endpoints:
@@ -166,13 +207,33 @@ class FakeService:
         renewed = endpoints_object(self._object, self._specs, endpoints, existing=existing, trigger_time=trigger_time)
         if renewed is not None:
             legacy.put(renewed)
+        self._update_listeners()
+
+    def _write_slice(self, name: str, endpoints: tuple[FakeEndpoint, ...], managed_by: str) -> None:
+        self._manual[name] = endpoints
+        app_protocols = {port.name: port.app_protocol for port in self._specs}
+        ports = [
+            slice_port(port, number, app_protocols.get(port)) for port, number in (endpoints[0].ports if endpoints else {}).items()
+        ]
+        family = endpoints[0].family if endpoints else "IPv4"
+        obj = manual_slice_object(self._object, name, endpoints, ports, family=family, managed_by=managed_by)
+        self._context.caches[ENDPOINT_SLICES].put(obj)
+        self._update_listeners()
+
+    def _delete_slice(self, name: str) -> None:
+        del self._manual[name]
+        self._context.caches[ENDPOINT_SLICES].delete(self.namespace, name)
+        self._update_listeners()
+
+    def _update_listeners(self) -> None:
         for listener in self._listeners.values():
             listener.update()
 
     def _slices(self) -> list[dict[str, Any]]:
+        """The controller's own."""
         mine = Selection(
             namespace=self.namespace,
-            labels=lambda labels: labels.get(SERVICE_NAME_LABEL) == self.name,
+            labels=lambda labels: labels.get(SERVICE_NAME_LABEL) == self.name and labels.get(MANAGED_BY_LABEL) == SLICE_MANAGER,
             fields=lambda _: True,
         )
         return self._context.caches[ENDPOINT_SLICES].select(mine)
@@ -182,9 +243,12 @@ class FakeService:
             return
         self._deleted = True
         self.close()
+        for name in list(self._manual):
+            self._delete_slice(name)
         for obj in self._slices():
             self._context.caches[ENDPOINT_SLICES].delete(self.namespace, obj["metadata"]["name"])
-        self._context.caches[ENDPOINTS].delete(self.namespace, self.name)
+        if not self.external_name:
+            self._context.caches[ENDPOINTS].delete(self.namespace, self.name)
         self._context.caches[SERVICES].delete(self.namespace, self.name)
         self._context.forget()
 
@@ -197,7 +261,8 @@ class FakeService:
 
     def addresses(self, port_name: str) -> list[Address]:
         """Where a proxy may send a connection to this port now."""
-        return choose(self._endpoints, port_name)
+        local = self._object["spec"].get("internalTrafficPolicy") == "Local"
+        return choose(self.endpoints, port_name, local_to=self._context.client_node if local else None)
 
     # -- helpers
 
@@ -233,23 +298,3 @@ class FakeService:
 
     def __repr__(self) -> str:
         return f"<FakeService {self.name}.{self.namespace}>"
-
-
-def target_numbers(ports: Mapping[str, int], target_port: int | Mapping[str, int] | None) -> dict[str, int]:
-    """The pods' numbers for the service ports. None: others than the Service's, so that mixing the two up never works.
-
-    They keep the last four digits (50051 becomes 20051) and stay below the ports that Linux deals out to clients, from 32768 on,
-    where a listener of somebody else on all addresses could have taken one.
-    """
-    if target_port is None:
-        base = 10_000 if any(20_000 <= port < 30_000 for port in ports.values()) else 20_000
-        target_port = {name: base + port % 10_000 for name, port in ports.items()}
-        if len(set(target_port.values())) < len(ports):
-            raise ValueError(f"target_port=None: must be given, the last four digits of {sorted(ports.values())} are not unique")
-    if isinstance(target_port, int):
-        if len(ports) != 1:
-            raise ValueError(f"target_port={target_port}: must be a mapping, the Service has {len(ports)} ports")
-        return dict.fromkeys(ports, target_port)
-    if set(target_port) != set(ports):
-        raise ValueError(f"target_port={dict(target_port)}: must have the Service's port names {sorted(ports)}")
-    return {name: target_port[name] for name in ports}

@@ -16,14 +16,16 @@ from meshlb.testing.cluster_ip import ClusterIpPort
 from meshlb.testing.deployment import Deployment, OnSigterm, Rollout
 from meshlb.testing.errors import FakeClusterError
 from meshlb.testing.loop_thread import LoopThread
-from meshlb.testing.objects import FakeEndpoint, FakePort, name_suffix, new_uid, service_object
+from meshlb.testing.objects import FakeEndpoint, FakePort, external_service_object, name_suffix, new_uid, service_object
 from meshlb.testing.pod import Pod
 from meshlb.testing.pod_process import PodProcess
 from meshlb.testing.resources import Resource
-from meshlb.testing.service import FakeService, ServiceContext, target_numbers
+from meshlb.testing.service import FakeService, ServiceContext
+from meshlb.testing.target_numbers import target_numbers
 from meshlb.testing.watch_cache import WatchCache
 
 _ADDRESS_ATTEMPTS = 20
+_DISTRIBUTIONS = ("PreferClose", "PreferSameZone", "PreferSameNode")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,12 +49,21 @@ class ServiceSpec:
     hostnames: bool
     tls: bool
     endpoints: tuple[str | FakeEndpoint, ...] | None
+    internal_traffic_policy: str
+    traffic_distribution: str | None
+    session_affinity_s: int | None
+    publish_not_ready: bool
+    external_name: str | None
 
     def __post_init__(self) -> None:
         if len(self.ports) > 1 and "" in self.ports:
             raise ValueError(f"ports={dict(self.ports)}: must all have names, there is more than one")
         if self.on_sigterm not in get_args(OnSigterm):
             raise ValueError(f"on_sigterm={self.on_sigterm!r}: must be 'graceful', 'stop' or 'exit'")
+        if self.internal_traffic_policy not in ("Cluster", "Local"):
+            raise ValueError(f"internal_traffic_policy={self.internal_traffic_policy!r}: must be 'Cluster' or 'Local'")
+        if self.traffic_distribution not in (None, *_DISTRIBUTIONS):
+            raise ValueError(f"traffic_distribution={self.traffic_distribution!r}: must be one of {', '.join(_DISTRIBUTIONS)}")
         if not self.ports and self.endpoints is None:
             raise ValueError("ports={}: a Service with pods must have a port")
 
@@ -73,6 +84,7 @@ class Nodes:
     def __init__(self, zones: Mapping[str, str]) -> None:
         if not zones:
             raise ValueError("nodes={}: must have at least one")
+        self.first = next(iter(zones))
         self._turns: Iterator[tuple[str, str]] = itertools.cycle(zones.items())
 
     def next(self) -> tuple[str, str]:
@@ -100,13 +112,14 @@ class ServiceFactory:
             raise FakeClusterError(f"Service {spec.name}.{spec.namespace} exists")
         wanted = spec.rollout() if spec.endpoints is None else None
         keys = self._key_pair(spec)
-        cluster_ip = None if spec.headless else self.addresses.cluster_ip()
+        cluster_ip = None if spec.headless or spec.external_name else self.addresses.cluster_ip()
         listeners = {} if cluster_ip is None else self._listeners(spec, cluster_ip)
         ports = self._ports(spec, listeners)
         context = ServiceContext(
             thread=self.thread,
             caches=self.caches,
             max_endpoints_per_slice=self.max_endpoints_per_slice,
+            client_node=self.nodes.first,
             forget=lambda: self.services.pop(key),
         )
         service = FakeService(context, self._object(spec, ports, cluster_ip), ports, listeners)
@@ -146,6 +159,15 @@ class ServiceFactory:
         ]
 
     def _object(self, spec: ServiceSpec, ports: list[FakePort], cluster_ip: str | None) -> dict[str, Any]:
+        if spec.external_name:
+            return external_service_object(
+                name=spec.name,
+                namespace=spec.namespace,
+                uid=new_uid(),
+                external_name=spec.external_name,
+                ports=ports,
+                labels=spec.labels,
+            )
         given = [endpoint for endpoint in spec.endpoints or () if isinstance(endpoint, FakeEndpoint)]
         texts = [endpoint for endpoint in spec.endpoints or () if isinstance(endpoint, str)]
         v6 = any(endpoint.family == "IPv6" for endpoint in given) or any(text.startswith("[") for text in texts)
@@ -160,6 +182,10 @@ class ServiceFactory:
             labels=spec.labels,
             selector=spec.endpoints is None,
             families=families,
+            internal_traffic_policy=spec.internal_traffic_policy,
+            traffic_distribution=spec.traffic_distribution,
+            session_affinity_s=spec.session_affinity_s,
+            publish_not_ready=spec.publish_not_ready,
         )
 
     def _pod_ip(self, ports: Mapping[str, int]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from meshlb.testing import http1
 from meshlb.testing.api_requests import WatchOptions
@@ -21,15 +21,22 @@ _LAST_BOOKMARK_S = 2.0  # before the end, so that a resumed watch replays little
 
 
 class WatchStream:
-    """Begins when the head of the answer has been sent. ``wake`` is to be set when the watcher has something new."""
+    """Begins when the head of the answer has been sent. ``wake`` is to be set when the watcher has something new; ``said`` gives
+    what is sent for a line."""
 
     def __init__(
-        self, cache: WatchCache, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event
+        self,
+        cache: WatchCache,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        flowing: asyncio.Event,
+        said: Callable[[bytes], bytes],
     ) -> None:
         self.wake = asyncio.Event()
         self._cache = cache
         self._writer = writer
         self._flowing = flowing
+        self._said = said
         # A watching client sends nothing more; a byte or an end of file means that it is gone.
         self._gone = asyncio.ensure_future(reader.read(1))
         self._gone.add_done_callback(self._on_gone)
@@ -74,7 +81,11 @@ class WatchStream:
     async def _send(self, lines: Sequence[bytes]) -> None:
         for line in lines:
             await self._flowing.wait()
-            self._writer.write(http1.chunk(line))
+            said = self._said(line)
+            self._writer.write(http1.chunk(said))
+            if not said.endswith(b"\n"):
+                await self._writer.drain()
+                raise ConnectionAbortedError("in the middle of a line")
         await self._writer.drain()
 
     async def _end(self) -> bool:

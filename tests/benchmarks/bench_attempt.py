@@ -4,7 +4,7 @@
 
 The limit is 1.5 µs where a lock's acquire and release take 83 ns; it is scaled by that pair, measured in the same run. All arms take
 turns within a round, and medians are over rounds, so that a busy moment of the machine hits all of them alike. Times are CPU time.
-The second table is what discovery pays, once an update: whole truths of 10,000 endpoints.
+The second table is what discovery pays, once an update: whole truths of 10,000 endpoints; the last line what they weigh.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ import statistics
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 
 from meshlb.balance.registry import policy_of
 from meshlb.core.connectivity import Connectivity
 from meshlb.core.endpoint import Endpoint, EndpointSet
 from meshlb.core.policy import PickInfo
+from meshlb.pool.connecting import ConnectQueue
 from meshlb.pool.pool import Pool
 from meshlb.pool.view import View
 from meshlb.runtime.clock import SystemClock
@@ -93,6 +96,31 @@ def bench_attempts(policy: str) -> None:
         print(f"{count:>10} {median_ns:>8.0f} {median_ns / lock_ns:>11.1f} {median_ns / limit_ns:>9.2f}")
 
 
+def changed(whole: EndpointSet, anew: int, *, gone: bool = False) -> EndpointSet:
+    """One in the middle is gone, or not ready unless others are parsed anew: ``anew`` of them, spread as the pods of a slice are."""
+    listed = list(whole.endpoints)
+    for position in range(0, len(listed), len(listed) // anew) if anew else ():
+        listed[position] = replace(listed[position])
+    middle = len(listed) // 2
+    listed[middle : middle + 1] = [] if gone else [replace(listed[middle], ready=bool(anew))]
+    return replace(whole, endpoints=tuple(listed))
+
+
+def bench_memory(policy: str) -> None:
+    """Endpoint, record, metric, picker and the driver's queue; nothing is connected."""
+    count, rng = SIZES[-1], random.Random(1)
+    gc.collect()
+    tracemalloc.start()
+    known = endpoints(count)
+    pool = Pool("bench", policy_of(policy).build(rng), clock=SystemClock(), rng=rng, new_lock=threading.Lock)
+    view, queue = pool.view(Nobody()), ConnectQueue(rng)
+    pool.update(known)
+    queue.reconcile(view.wanted())
+    gc.collect()
+    print(f"\n{policy}: {tracemalloc.get_traced_memory()[0] / count:.0f} bytes an unconnected endpoint of {count}")
+    tracemalloc.stop()
+
+
 def bench_updates(policy: str) -> None:
     count = SIZES[-1]
     whole, half, unknown = endpoints(count), EndpointSet.of(endpoints(count).endpoints[::2], "bench"), endpoints(count, uids=False)
@@ -102,8 +130,14 @@ def bench_updates(policy: str) -> None:
     def report(state: Connectivity, number: int) -> Callable[[], None]:
         return lambda: view.set_states([(sub, state) for sub in view.wanted()[:number]])
 
+    one_unready, one_gone, slice_anew = changed(whole, 0), changed(whole, 0, gone=True), changed(whole, 100)
     cases: dict[str, Callable[[], object]] = {
+        "the same, all objects new": lambda: pool.update(whole),
         "the same again": lambda: pool.update(whole),
+        "one is not ready": lambda: pool.update(one_unready),
+        "one is, a slice of 100 anew": lambda: pool.update(slice_anew),
+        "one is gone": lambda: pool.update(one_gone),
+        "and is there again": lambda: pool.update(whole),
         "half of them gone": lambda: pool.update(half),
         "and back again": lambda: pool.update(whole),
         "from a source without uids": lambda: pool.update(unknown),
@@ -125,3 +159,4 @@ if __name__ == "__main__":
     for name in sys.argv[1:] or ["p2c"]:
         bench_attempts(name)
         bench_updates(name)
+        bench_memory(name)

@@ -27,7 +27,7 @@ class Watcher:
 
     def pickable(self) -> set[str]:
         pool = next(iter(self._mesh.status()["pools"].values()))
-        return {one["address"] for one in pool["endpoints"] if one["state"] == "usable" and "ready" in one["connections"]}
+        return {one["address"] for one in pool["endpoints"] if one["state"].startswith("usable") and "ready" in one["connections"]}
 
     def wait(self, condition: object, timeout_s: float = 5.0) -> float:
         deadline_s = time.monotonic() + timeout_s

@@ -78,6 +78,24 @@ def test_an_ambiguous_port_lists_the_names(cluster: FakeCluster) -> None:
     assert "admin" in done.stdout
 
 
+def test_a_reader_that_is_gone_is_no_error() -> None:
+    """Nothing is said, also not by the interpreter when it ends."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "meshlb", "resolve", "static:///10.0.0.1:80", "--json"],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_static_target_needs_no_cluster() -> None:
     """Nothing is asked."""
     done = meshlb("resolve", "static:///10.0.0.1:80?weight=3")
@@ -93,7 +111,7 @@ def test_a_static_target_needs_no_cluster() -> None:
         (("resolve", "static:///10.0.0.1:80", "--timeout", "0"), "--timeout=0"),
         (("resolve", "orders.shop:grpc", "--kubeconfig", "/nonexistent/config"), "/nonexistent/config"),
         (("resolve", "orders.shop:grpc", "--kubeconfig", ""), "--kubeconfig"),
-        (("resolve", "orders.shop:grpc", "--kubeconfig", sys.executable), "cannot be read as a kubeconfig"),
+        (("resolve", "orders.shop:grpc", "--kubeconfig", sys.executable), "cannot be used: no valid YAML"),
         (("resolve",), "TARGET"),
         (("nonsense",), "demo"),
     ],
@@ -103,6 +121,62 @@ def test_wrong_calls_end_with_2_and_a_reason(arguments: tuple[str, ...], words: 
     done = meshlb(*arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "kind"),
+    [
+        (("resolve", "foo://x"), 2, "TargetError"),
+        (("watch", "orders.shop", "--for", "0"), 2, "ConfigError"),
+        (("doctor", "a b"), 2, ""),
+    ],
+)
+def test_with_json_an_error_is_an_object_too(arguments: tuple[str, ...], code: int, kind: str) -> None:
+    """For programs on standard output, for people on standard error as ever."""
+    done = meshlb(*arguments, "--json")
+    said = json.loads(done.stdout)
+    assert done.returncode == code
+    assert set(said) == {"error", "kind"}
+    assert said["error"] in done.stderr
+    assert kind in said["kind"]
+
+
+@pytest.mark.parametrize("verb", ["resolve", "watch", "doctor"])
+@pytest.mark.parametrize(
+    ("target", "mode", "words"),
+    [
+        ("orders.shop:grpc", "off", "turned off by MESHLB_MODE; the stock channel is used"),
+        ("orders.shop:grpc", "off:orders.shop", "turned off by MESHLB_MODE; the stock channel is used"),
+        ("no target at all", "off", "turned off by MESHLB_MODE; the stock channel is used"),
+        ("xds:///orders", "", "left to stock gRPC"),
+    ],
+)
+def test_what_the_stock_channel_serves_is_said_and_nobody_is_asked(verb: str, target: str, mode: str, words: str) -> None:
+    """Status 0, in text and as one object; no endpoints are claimed."""
+    done = meshlb(verb, target, MESHLB_MODE=mode, KUBECONFIG="/nonexistent/config")
+    assert done.returncode == 0, done.stderr
+    assert words in done.stdout
+    done = meshlb(verb, target, "--json", MESHLB_MODE=mode, KUBECONFIG="/nonexistent/config")
+    said = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert said["target"] == target
+    assert words in (said["verdict"]["why"] if verb == "doctor" else said["note"])
+    assert (said["verdict"]["by"] if verb == "doctor" else said["source"]) == "stock"
+
+
+def test_another_target_is_looked_at_while_one_is_turned_off(cluster: FakeCluster) -> None:
+    """The mode is the target's own."""
+    done = meshlb("resolve", "orders.shop:grpc", "--kubeconfig", cluster.kubeconfig, cluster=cluster, MESHLB_MODE="off:users.shop")
+    assert "127.9.0.1:9000" in done.stdout
+
+
+def test_a_pipe_for_a_kubeconfig_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    """It could be read only once, and a FIFO without a writer never."""
+    os.mkfifo(tmp_path / "fifo")
+    for verb in ("resolve", "watch", "doctor", "rbac"):
+        done = meshlb(verb, "orders:grpc", "--kubeconfig", str(tmp_path / "fifo"))
+        assert done.returncode == 2
+        assert "is no regular file" in done.stderr
 
 
 def test_a_bad_variable_names_itself() -> None:

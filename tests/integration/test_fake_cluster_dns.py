@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Iterator
 
 import dns.exception
@@ -72,6 +74,75 @@ def test_fail_answers_with_that_code_until_recover(cluster: FakeCluster, rcode: 
     cluster.dns.fail(rcode, names=[ORDERS + "."], times=1)
     assert ask(cluster, "kubernetes.default.svc.cluster.local").rcode() == dns.rcode.NOERROR
     assert [dns.rcode.to_text(ask(cluster, ORDERS).rcode()) for _ in range(2)] == [rcode, "NOERROR"]
+
+
+def test_fail_can_be_limited_to_a_type(cluster: FakeCluster) -> None:
+    """SRV denied, A answered; NODATA has the SOA that a denial has."""
+    cluster.service("orders", endpoints=[])
+    cluster.dns.fail("NODATA", types=["SRV"])
+    denied = ask(cluster, f"_grpc._tcp.{ORDERS}", "SRV")
+    assert (denied.rcode(), denied.answer, len(denied.authority)) == (dns.rcode.NOERROR, [], 1)
+    assert len(addresses(ask(cluster, ORDERS))) == 1
+
+
+@pytest.mark.parametrize("how", ["WRONG_ID", "WRONG_QUESTION", "GARBAGE"])
+def test_what_a_client_must_ignore_is_sent_instead_of_an_answer(cluster: FakeCluster, how: str) -> None:
+    """Something arrives that is no response to the query."""
+    cluster.service("orders", endpoints=[])
+    cluster.dns.fail(how, times=1)
+    query = dns.message.make_query(ORDERS, "A")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.settimeout(5)
+        udp.connect((cluster.dns.host, cluster.dns.port))
+        udp.send(query.to_wire())
+        wire = udp.recv(4096)
+    if how != "GARBAGE":
+        assert not query.is_response(dns.message.from_wire(wire))
+    assert cluster.dns.queries[-1].rcode is None
+    assert len(addresses(ask(cluster, ORDERS))) == 1
+
+
+def test_truncated_has_half_of_the_records_over_udp_alone(cluster: FakeCluster) -> None:
+    """However few they are."""
+    cluster.service("pods", headless=True, endpoints=[f"127.9.0.{n}:80" for n in (1, 2, 3, 4)])
+    cluster.dns.fail("TRUNCATED")
+    cut = ask(cluster, "pods.shop.svc.cluster.local")
+    assert cut.flags & dns.flags.TC
+    assert len(addresses(cut)) == 2
+    assert len(addresses(ask(cluster, "pods.shop.svc.cluster.local", tcp=True))) == 4
+
+
+def test_tcp_can_be_refused_or_silent_and_edns_unknown(cluster: FakeCluster) -> None:
+    """Until recover."""
+    cluster.service("orders", endpoints=[])
+    cluster.dns.set_tcp("refused")
+    with pytest.raises(ConnectionRefusedError):
+        ask(cluster, ORDERS, tcp=True)
+    cluster.dns.set_tcp("silent")
+    query = dns.message.make_query(ORDERS, "A")
+    with pytest.raises(dns.exception.Timeout):
+        dns.query.tcp(query, cluster.dns.host, port=cluster.dns.port, timeout=0.3)
+    cluster.dns.set_edns(False)
+    assert ask(cluster, ORDERS, edns=True).rcode() == dns.rcode.FORMERR
+    assert ask(cluster, ORDERS).rcode() == dns.rcode.NOERROR
+    cluster.dns.recover()
+    assert ask(cluster, ORDERS, edns=True, tcp=True).rcode() == dns.rcode.NOERROR
+
+
+def test_delay_answers_late(cluster: FakeCluster) -> None:
+    """By so many seconds, without keeping other queries waiting for each other."""
+    cluster.service("orders", endpoints=[])
+    cluster.dns.delay(0.3)
+    start_s = time.monotonic()
+    ask(cluster, ORDERS)
+    assert time.monotonic() - start_s >= 0.3
+
+
+def test_an_alias_is_followed(cluster: FakeCluster) -> None:
+    """Inside the zone or out of it."""
+    cluster.dns.add("db.example.com", ["192.0.2.1"])
+    cluster.dns.add_alias("alias.example.com", "db.example.com.")
+    assert addresses(ask(cluster, "alias.example.com")) == {"db.example.com.", "192.0.2.1"}
 
 
 def test_timeout_is_silence(cluster: FakeCluster) -> None:

@@ -185,14 +185,16 @@ BROKEN = {
 def test_a_broken_kubeconfig_is_said_clearly_and_dns_serves(
     cluster: FakeCluster, orders: FakeService, tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
-    """A port number needs no API server; a port's name does, and its error names the file."""
+    """DNS has a port's number and its name (SRV), so no API server is needed; without DNS the error names the file."""
     path, text = tmp_path / "kubeconfig", BROKEN[what]
     if text is not None:
         path.write_text(text)
     with caplog.at_level(logging.WARNING, logger="meshlb"):
         with program(cluster, f"orders.shop:{orders.port}", kubeconfig=str(path)) as client:
             assert_served(client.call())
-        with program(cluster, "orders.shop.svc:grpc", kubeconfig=str(path), settings=IMPATIENT) as client:
+        with program(cluster, "orders.shop.svc:grpc", kubeconfig=str(path)) as client:
+            assert_served(client.call())
+        with program(cluster, "orders.shop.svc:grpc", kubeconfig=str(path), sources=["kubernetes"], settings=IMPATIENT) as client:
             assert_refused(client.call(), "kubernetes: ", str(path))
     said = [record for record in caplog.records if str(path) in record.getMessage()]
     assert said
@@ -242,6 +244,9 @@ def test_a_service_without_a_ready_pod_says_so_and_a_patient_call_waits_for_one(
     pod.set_ready(False)
     try:
         with program(cluster, "empty.shop:grpc") as client:
+            client.call()  # DNS may be first, with the ClusterIP, which refuses as well
+            client.await_source("kubernetes")
+            eventually(lambda: not client.usable, "it is believed that none is ready", PATIENCE_S)
             refused = client.call()
             assert_refused(refused, "empty.shop", "1 endpoint", "none ready", kind=meshlb.NoEndpointError)
             assert max(sample.took_s for sample in refused) < SOON_S
@@ -275,14 +280,15 @@ def test_a_short_name_with_a_ports_name_needs_no_dns(cluster: FakeCluster, order
 
 
 def test_a_headless_services_pods_are_never_dialled_at_the_services_port(cluster: FakeCluster) -> None:
-    """Port != targetPort, and DNS answers first while the API server is slow: no call is refused."""
+    """Port != targetPort, and DNS answers first while the API server is slow: SRV has their own port, so no call is refused."""
     headless = cluster.service("inner", replicas=2, headless=True)
     assert headless.port != headless.pods[0].port
     try:
         for _ in range(3):
             with program(cluster, f"inner.shop.svc:{headless.port}") as client:
                 assert_served(client.call(), 2 * SOON_S)
-                assert client.source == "kubernetes"
+                client.await_source("kubernetes")
+                assert_served(client.call())
     finally:
         headless.delete()
 

@@ -221,13 +221,13 @@ def test_a_failed_call_is_one_attempt_each_and_not_more(cluster: FakeCluster) ->
 def test_one_unreachable_pod_of_three_gets_nothing_and_costs_nothing(
     cluster: FakeCluster, black_hole: BlackHole, full_black_hole: BlackHole, way: str
 ) -> None:
-    """From the very first call on, the two good pods share everything."""
+    """From the very first call on, the two good pods share everything (without DNS, whose ClusterIP might have that call)."""
     bad = {"refuses": refused(), "never answers": black_hole.address, "drops packets": full_black_hole.address}[way]
     with echo_servers(2) as servers:
         good = [f"127.0.0.1:{server.port}" for server in servers]
         with (
             service_of(cluster, "partly", [*good, bad]),
-            program(cluster, "partly.shop:grpc", settings=SETTINGS) as client,
+            program(cluster, "partly.shop:grpc", sources=["kubernetes"], settings=SETTINGS) as client,
             client.traffic() as traffic,
         ):
             traffic.go_on(80)

@@ -147,7 +147,7 @@ def test_a_call_goes_elsewhere_at_most_twice(run: Run) -> None:
 
 
 def test_an_empty_bucket_sends_nothing_elsewhere(run: Run, servers: list[EchoServer]) -> None:
-    """The token bucket of the pool pays for tries elsewhere, and for nothing else."""
+    """The retry budget of the pool pays for tries elsewhere, and for nothing else."""
 
     async def case() -> None:
         async with bench(servers[0], nobody()) as channel:

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -170,6 +171,42 @@ def test_the_connection_to_a_removed_endpoint_is_closed_when_it_is_idle() -> Non
             assert len(list(channel.stub.Watch(request(count=1)))) + len(list(channel.stub.Watch(request(count=1)))) == 2
             channel.binding.update(servers[1:])
             eventually(lambda: gc.collect() is not None and proxy.closed, "it is closed")
+        proxy.close()
+
+
+def test_an_endpoint_that_comes_back_while_it_drains_is_taken_up_again() -> None:
+    """The stream goes on, over the same connection as new calls."""
+    with echo_servers(2) as servers:
+        proxy = CountingProxy(servers[0].port)
+        with bench(proxy.endpoint(), servers[1]) as channel:
+            channel.ready(2)
+            streams = [channel.stub.Watch(request(count=1000, interval_s=0.01)) for _ in range(2)]
+            assert {next(stream).pod for stream in streams} == {"pod-0", "pod-1"}
+            channel.binding.update(servers[1:])
+            eventually(lambda: len(channel.connections._draining) == 1, "it drains")
+            channel.binding.update([proxy.endpoint(), servers[1]])
+            channel.ready(2)
+            assert {channel.stub.Get(request()).pod for _ in range(4)} == {"pod-0", "pod-1"}
+            assert not channel.connections._draining
+            assert proxy.connections == 1
+            for stream in streams:
+                next(stream)
+                stream.cancel()
+        proxy.close()
+
+
+def test_an_endpoint_whose_readiness_flaps_keeps_its_connection() -> None:
+    """It gets no call meanwhile."""
+    with echo_servers(2) as servers:
+        proxy = CountingProxy(servers[0].port)
+        with bench(proxy.endpoint(), servers[1]) as channel:
+            channel.ready(2)
+            channel.binding.update([replace(proxy.endpoint(), ready=False), servers[1]])
+            assert {channel.stub.Get(request()).pod for _ in range(4)} == {"pod-1"}
+            eventually(lambda: not channel.connections._turn_due, "the driver has looked")
+            channel.binding.update([proxy.endpoint(), servers[1]])
+            assert {channel.stub.Get(request()).pod for _ in range(4)} == {"pod-0", "pod-1"}
+            assert (proxy.connections, proxy.closed) == (1, 0)
         proxy.close()
 
 

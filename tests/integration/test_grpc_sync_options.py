@@ -20,7 +20,7 @@ def config(**fields: Any) -> list[tuple[str, Any]]:
 
 
 def test_a_retry_policy_works_as_before() -> None:
-    """gRPC's own, on the endpoint's channel."""
+    """As often as it says, though there is one pod; the pool does it, so gRPC does not tell the server how often."""
 
     class Flaky(echo_pb2_grpc.EchoServicer):
         def __init__(self) -> None:
@@ -46,7 +46,7 @@ def test_a_retry_policy_works_as_before() -> None:
     options = config(methodConfig=[{"name": [{}], "retryPolicy": policy}])
     with bench(Endpoint(host="127.0.0.1", port=port), options=options) as channel:
         assert channel.stub.Get(request(), timeout=PATIENCE_S).pod == "flaky"
-        assert service.attempts == ["-", "1", "2"]
+        assert service.attempts == ["-", "-", "-"]
     server.stop(None)
 
 

@@ -27,9 +27,22 @@ def addresses(*numbers: int, net: int = 0) -> set[str]:
 
 
 @pytest.fixture
-def cluster() -> Iterator[FakeCluster]:
-    with FakeCluster(tls=True, namespace="shop", max_endpoints_per_slice=3, bookmark_interval_s=0.2) as cluster:
+def cluster(request: pytest.FixtureRequest) -> Iterator[FakeCluster]:
+    """With streaming lists, as servers have from 1.34 on, unless the test says otherwise."""
+    watch_list = getattr(request, "param", True)
+    with FakeCluster(
+        tls=True, namespace="shop", max_endpoints_per_slice=3, bookmark_interval_s=0.2, watch_list=watch_list
+    ) as cluster:
         yield cluster
+
+
+def lists(cluster: FakeCluster) -> int:
+    """How often the whole state was asked for and given, in either way."""
+    asked = [request for request in cluster.api.requests if request.verb == "list" or "sendInitialEvents" in request.query]
+    return sum(request.status == 200 for request in asked)
+
+
+old_and_new_servers = pytest.mark.parametrize("cluster", [False, True], indirect=True, ids=["lists", "streaming lists"])
 
 
 @pytest.fixture
@@ -61,6 +74,36 @@ def test_all_slices_of_a_service_are_seen_and_followed(cluster: FakeCluster, mad
     assert heard.errors == []
 
 
+def test_a_watch_is_one_request_where_the_server_has_streaming_lists(cluster: FakeCluster, made: Made) -> None:
+    """The state, its end, and what follows: nothing is asked twice, and nothing again while the stream is fine."""
+    orders = cluster.service("orders", endpoints=pods(*range(1, 200)))
+    heard = made(cluster, in_pod=True).watch("orders")
+    heard.becomes(addresses(*range(1, 200)))
+    assert [len(slices.slices) for _, slices in heard.statements] == [67]  # told at once, not slice by slice
+    orders.set_endpoints(pods(1))
+    heard.becomes(addresses(1))
+    (streamed,) = cluster.api.requests
+    asked = {key: streamed.query[key] for key in ("sendInitialEvents", "resourceVersionMatch", "resourceVersion")}
+    assert asked == {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "resourceVersion": "0"}
+    assert streamed.query["allowWatchBookmarks"] == streamed.query["watch"] == "true"
+
+
+@pytest.mark.parametrize("cluster", [False], indirect=True)
+def test_a_server_without_streaming_lists_is_asked_for_one_once_in_a_process(cluster: FakeCluster, made: Made) -> None:
+    """422, then a list at once; no other stream tries again, in this namespace or another."""
+    cluster.service("orders", endpoints=pods(1))
+    cluster.service("pay", "bank", endpoints=pods(2))
+    client = made(cluster)
+    client.watch("orders").becomes(addresses(1))
+    client.watch("pay", "bank").becomes(addresses(2))
+    eventually(lambda: cluster.api.open_watches == 2)
+    assert [(request.verb, request.status) for request in cluster.api.requests] == [
+        ("watch", 422),
+        *[("list", 200), ("watch", 200)] * 2,
+    ]
+
+
+@pytest.mark.parametrize("cluster", [False], indirect=True)
 def test_a_watch_costs_one_list_and_one_stream_and_says_who_asks(cluster: FakeCluster, made: Made) -> None:
     """Compressed lists, plain streams, our name, the versions of the answers before."""
     orders = cluster.service("orders", endpoints=pods(*range(1, 200)))
@@ -69,7 +112,7 @@ def test_a_watch_costs_one_list_and_one_stream_and_says_who_asks(cluster: FakeCl
     eventually(lambda: cluster.api.open_watches)
     orders.set_endpoints(pods(1))
     heard.becomes(addresses(1))
-    listed, watched = cluster.api.requests
+    _, listed, watched = cluster.api.requests
     assert (listed.verb, watched.verb) == ("list", "watch")
     assert listed.headers["user-agent"].startswith("meshlb/")
     assert listed.headers["accept-encoding"] == "gzip"
@@ -89,6 +132,7 @@ def test_a_service_that_does_not_exist_yet_is_empty_and_seen_when_it_comes(clust
     heard.becomes(addresses(1))
 
 
+@old_and_new_servers
 def test_a_cut_stream_is_resumed_without_a_list_and_without_losing_a_change(cluster: FakeCluster, made: Made) -> None:
     """What happens while the stream is down is caught up with from the last version."""
     orders = cluster.service("orders", endpoints=pods(1, 2))
@@ -102,11 +146,12 @@ def test_a_cut_stream_is_resumed_without_a_list_and_without_losing_a_change(clus
         orders.set_endpoints(pods(1, number))
         heard.becomes(addresses(1, number), timeout_s=5.0)
         eventually(lambda: cluster.api.open_watches)
-    assert [request.verb for request in cluster.api.requests].count("list") == 1
+    assert lists(cluster) == 1
     assert heard.smallest == 2
     assert heard.errors == []
 
 
+@old_and_new_servers
 def test_a_version_that_is_too_old_leads_to_a_list_and_nothing_is_lost(cluster: FakeCluster, made: Made) -> None:
     """410 as an ERROR event after a cut; changes in between are in the list."""
     orders = cluster.service("orders", endpoints=pods(1, 2))
@@ -122,10 +167,11 @@ def test_a_version_that_is_too_old_leads_to_a_list_and_nothing_is_lost(cluster: 
     orders.set_endpoints(pods(2, 4))
     cluster.api.compact()
     heard.becomes(addresses(2, 4))
-    assert [request.verb for request in cluster.api.requests].count("list") >= 2
+    assert lists(cluster) >= 2
     assert heard.smallest == 2
 
 
+@old_and_new_servers
 def test_an_expired_version_as_an_http_status_leads_to_a_list_too(cluster: FakeCluster, made: Made) -> None:
     """The older of the two forms."""
     cluster.service("orders", endpoints=pods(1, 2))
@@ -134,7 +180,7 @@ def test_an_expired_version_as_an_http_status_leads_to_a_list_too(cluster: FakeC
     lived(client)
     cluster.api.fail(410, verbs=["watch"], times=1, in_stream=False)
     cluster.api.cut()
-    eventually(lambda: [request.verb for request in cluster.api.requests].count("list") == 2 and cluster.api.open_watches)
+    eventually(lambda: lists(cluster) == 2 and cluster.api.open_watches)
     assert heard.smallest == 2
     assert heard.errors == []
 
@@ -166,7 +212,7 @@ def test_a_token_that_was_rotated_and_revoked_costs_one_refused_request(cluster:
     cluster.api.cut()
     orders.set_endpoints(pods(2))
     heard.becomes(addresses(2), timeout_s=5.0)
-    assert [request.status for request in cluster.api.requests] == [200, 200, 401, 200]
+    assert [request.status for request in cluster.api.requests] == [200, 401, 200]
     assert heard.errors == []
 
 

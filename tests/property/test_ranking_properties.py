@@ -9,8 +9,10 @@ from meshlb.core.endpoint import Endpoint
 from meshlb.core.target import NO_PORT, PortRef
 from meshlb.health.selection import eligible
 from meshlb.resolve.env import EnvService
-from meshlb.resolve.kubernetes.wire import ServicePort, ServiceRecord, SlicePort, SliceRecord
-from meshlb.resolve.ranking import Known, ServiceName, Source, decide
+from meshlb.resolve.known import Known, ServiceName, Source
+from meshlb.resolve.kubernetes.service_wire import ServicePort, ServiceRecord
+from meshlb.resolve.kubernetes.wire import SlicePort, SliceRecord
+from meshlb.resolve.ranking import decide
 
 # Service ports, target ports, pods and ClusterIPs are told apart by their ranges, so that a mix-up shows.
 SERVICE_PORTS = {"grpc": 80, "admin": 81}

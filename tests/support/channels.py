@@ -7,7 +7,7 @@ import gc
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +25,9 @@ from meshlb.grpc.connection import Connections
 from meshlb.grpc.options import ChannelOptions
 from meshlb.pool.pool import Pool
 from meshlb.pool.view import View, ViewListener
-from meshlb.retry.budget import TokenBucket
+from meshlb.retry.budget import BudgetSettings, CallCount, RetryBudget
+from meshlb.retry.settings import Retry
+from meshlb.retry.throttle import Throttle, Throttling
 from meshlb.runtime.clock import SystemClock, system_rng
 from meshlb.runtime.loop import Loop
 from meshlb.testing.pod_server import EchoService
@@ -95,9 +97,12 @@ class LooseBinding:
         first_answer_timeout_s: float = 5.0,
         connect_timeout_s: float = 3.0,
         stock_target: str = "",
+        retry: str | Mapping[str, Any] = "on",
     ) -> None:
         self.target = Target.parse(target)
-        self.config = SimpleNamespace(first_answer_timeout_s=first_answer_timeout_s, connect_timeout_s=connect_timeout_s)
+        self.config = SimpleNamespace(
+            first_answer_timeout_s=first_answer_timeout_s, connect_timeout_s=connect_timeout_s, retry=Retry.of(retry)
+        )
         self.off = False
         self.stock_target = stock_target or target
         self.scheduler = loop if loop is not None else Loop()
@@ -120,10 +125,16 @@ class LooseBinding:
             wake=self._wake,
             fallback_after_s=self.config.connect_timeout_s / 3,
         )
+        retry, throttles = self.config.retry, dict[Throttling, Throttle]()
+        count = CallCount(lambda: self.pool.snapshot.listed, self.clock.now_s())
+        settings = BudgetSettings(retry.budget_ratio, retry.budget_min_per_s, retry.budget_ttl_s)
+        self.budget = RetryBudget(self.clock, threading.Lock(), count.rise, settings=settings)
         self.limits = CallLimits(
-            TokenBucket(self.clock, threading.Lock()),
+            self.budget,
             first_answer_timeout_s=self.config.first_answer_timeout_s,
             connect_timeout_s=self.config.connect_timeout_s,
+            rng=self._rng,
+            throttle_of=lambda said: throttles.setdefault(said, Throttle(said, threading.Lock())),
         )
 
     def _wake(self, delay_s: float) -> None:

@@ -404,7 +404,7 @@ class Program:
 
     @property
     def usable(self) -> list[dict[str, Any]]:
-        return [endpoint for endpoint in self.pool.get("endpoints", ()) if endpoint["state"] == "usable"]
+        return [endpoint for endpoint in self.pool.get("endpoints", ()) if endpoint["state"].startswith("usable")]
 
     @property
     def usable_addresses(self) -> set[str]:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import logging
 import threading
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 import meshlb
 from meshlb.core.connectivity import Connectivity
 from meshlb.core.endpoint import Endpoint, EndpointSet
+from meshlb.core.resolver import Listener
 from meshlb.mesh import Mesh, default_mesh
+from meshlb.resolution import Resolution
 
 STATIC = "static:///10.0.0.1:80,10.0.0.2:80"
 
@@ -115,7 +123,7 @@ def test_internal_errors_are_counted_and_logged_once(caplog: pytest.LogCaptureFi
 def test_the_default_mesh_is_one_and_status_reads_it() -> None:
     """``meshlb.status()`` is the process's view."""
     assert default_mesh() is default_mesh()
-    assert set(meshlb.status()) == {"pools", "loop", "internal_errors"}
+    assert set(meshlb.status()) == {"pools", "loop", "internal_errors", "passed_through"}
 
 
 def test_the_authority_is_the_host_as_written_with_the_port() -> None:
@@ -218,3 +226,135 @@ def test_a_failed_connect_asks_the_sources_again_at_most_once_a_second() -> None
             view.set_states([(sub, state) for sub in view.wanted()])
         assert seen.wait(10)
     assert len(asked) == 1
+
+
+# --- a sidecar, and crashes ---------------------------------------------------------------------------------------------------------
+
+
+ISTIO = "".join(f"   {n}: 00000000:{port:04X} 00000000:0000 0A 0\n" for n, port in enumerate((15001, 15006, 15021)))
+IN_CLUSTER = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "1"}
+
+
+@pytest.fixture
+def beside_istio(tmp_path: Path) -> str:
+    """The kernel's tables in a pod with a sidecar."""
+    (tmp_path / "tcp").write_text("head\n" + ISTIO)
+    return str(tmp_path)
+
+
+def test_beside_a_sidecar_services_get_the_transports_own_channel(beside_istio: str, caplog: pytest.LogCaptureFixture) -> None:
+    """To the Service's name; one line however many there are; ``status()`` lists them."""
+    with Mesh(environ=IN_CLUSTER, proc_net=beside_istio) as mesh, caplog.at_level(logging.WARNING, "meshlb.mesh"):
+        bindings = [mesh.bind(target) for target in ("orders.shop.svc:50051", "k8s:///users.shop:80")]
+        assert [(binding.off, binding.stock_target) for binding in bindings] == [
+            (True, "orders.shop.svc:50051"),
+            (True, "dns:///users.shop:80"),
+        ]
+        assert not mesh.bind(STATIC).off
+        assert not mesh.bind("db.example.com:5432").off
+        assert set(mesh.status()["passed_through"]) == {"orders.shop.svc:50051", "k8s:///users.shop:80"}
+        assert "Istio" in mesh.status()["passed_through"]["orders.shop.svc:50051"]
+    assert len(caplog.records) == 1
+    assert "discovery.sidecar=ignore" in caplog.text
+
+
+def test_a_port_that_must_be_looked_up_leads_to_the_cluster_ip(beside_istio: str) -> None:
+    """The transport's own channel would not know its number; ours finds it and dials no pod."""
+    with Mesh(environ=IN_CLUSTER, proc_net=beside_istio) as mesh:
+        binding = mesh.bind("orders.shop.svc:grpc")
+        assert not binding.off
+        assert mesh._classifier(binding.config).wanted(binding.target).pods is False
+
+
+@pytest.mark.parametrize("how", ["code", "deployment", "operator"])
+def test_a_sidecar_can_be_ignored(beside_istio: str, how: str) -> None:
+    """By whom ever it is said; MESHLB_MODE=off is stronger still, and then nobody is warned."""
+    variables = {
+        "code": {},
+        "deployment": {"MESHLB_DISCOVERY_SIDECAR": "ignore"},
+        "operator": {"MESHLB_FORCE_DISCOVERY_SIDECAR": "ignore"},
+    }
+    config = meshlb.Config(discovery={"sidecar": "ignore"}) if how == "code" else None
+    with Mesh(config, environ={**IN_CLUSTER, **variables[how]}, proc_net=beside_istio) as mesh:
+        assert not mesh.bind("orders.shop.svc:50051").off
+        assert mesh.status()["passed_through"] == {}
+    with Mesh(config, environ={**IN_CLUSTER, **variables[how], "MESHLB_MODE": "off:orders"}, proc_net=beside_istio) as mesh:
+        assert mesh.bind("orders.shop.svc:50051").off
+
+
+class Scripted:
+    """A resolver that raises at its start, or gives one endpoint."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self._error = error
+
+    def start(self, listener: Listener, /) -> None:
+        if self._error is not None:
+            raise self._error
+        listener.on_endpoints(EndpointSet.of([Endpoint(host="10.0.0.1", port=80)], "scripted"))
+
+    def resolve_now(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    deadline_s = time.monotonic() + 5.0
+    while not condition():
+        assert time.monotonic() < deadline_s
+        threading.Event().wait(0.002)
+
+
+@pytest.mark.parametrize("error", [ValueError("boom"), MemoryError(), RecursionError()])
+def test_a_crash_in_one_targets_resolver_is_told_there_and_touches_no_other(error: Exception) -> None:
+    """Its callers hear what happened at once; the other target works; the thread goes on."""
+    with Mesh(environ={}) as mesh:
+        resolutions = [Resolution(Scripted(error)), Resolution(Scripted())]
+        pools = [mesh.bind(f"static:///10.0.0.{n}:80").pool for n in (8, 9)]
+        for resolution, pool in zip(resolutions, pools, strict=True):
+            mesh.scheduler.call_soon(functools.partial(resolution.attach, pool))
+        eventually(lambda: pools[0].snapshot.error is not None and pools[1].snapshot.source == "scripted")
+        assert "its discovery cannot start" in str(pools[0].snapshot.error)
+        assert mesh.status()["loop"]["state"] == "running"
+        assert sum(mesh.status()["loop"]["errors"].values()) == 1
+
+
+def test_a_pool_that_raises_keeps_no_other_from_hearing() -> None:
+    """Two balancing configurations of one target: a policy of the user's own is broken in the first."""
+
+    class Broken:
+        target = "orders"
+
+        def update(self, endpoints: EndpointSet) -> None:
+            raise ValueError("a policy of the user's own")
+
+    heard: list[EndpointSet] = []
+
+    class Sound(Broken):
+        def update(self, endpoints: EndpointSet) -> None:
+            heard.append(endpoints)
+
+    pools = [Broken(), Sound()]
+    resolution = Resolution(Scripted())
+    resolution._pools = [weakref.ref(pool) for pool in pools]  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="user's own"):
+        resolution.on_endpoints(EndpointSet((), "scripted"))
+    assert len(heard) == 1
+
+
+def test_channels_of_a_pool_that_agree_share_one_retry_budget_and_status_tells_it() -> None:
+    """Of a target's further attempts; calls are counted where they went, and the pool is not kept alive by that."""
+    with Mesh(environ={}) as mesh:
+        one, same = mesh.bind(STATIC), mesh.bind(STATIC, meshlb.Config(retry={"idempotent": ["*"], "max_attempts": 2}))
+        other = mesh.bind(STATIC, meshlb.Config(retry={"budget_ratio": 0.5}))
+        assert one.limits.budget is same.limits.budget is not other.limits.budget
+        assert one.limits.budget.withdraw()
+        (pool,) = mesh.status()["pools"].values()
+        assert pool["retries"] == [
+            {"ratio": 0.2, "min_per_s": 10.0, "ttl_s": 10.0, "budget": 99.0, "granted": 1, "refused": 0},
+            {"ratio": 0.5, "min_per_s": 10.0, "ttl_s": 10.0, "budget": 100.0, "granted": 0, "refused": 0},
+        ]
+        alive = weakref.ref(one.pool)
+        del one, same, other, pool
+        gc.collect()
+        assert alive() is None

@@ -1,12 +1,15 @@
-"""A call of ours: it waits for an endpoint, or goes to another one, and otherwise is the grpc call that it holds.
+"""A call of ours: it waits for an endpoint, is sent another time, and otherwise is the grpc call that it holds.
 
 grpc's call object belongs to one channel from the moment it is made, and grpc sends it one turn of the event loop later: a pod that
 leaves in between fails a call that never left the client. So a unary call is an object of ours around grpc's. When grpc's ends,
-its done callback decides at once, without a task: if it was certainly never sent and may go elsewhere, the next one is made and takes
-its place before anyone who awaits the first is woken. Streams are grpc's own objects when the picked endpoint is ready, and these
-objects while they wait; once there is a stream it is final, since messages may have been read or written. With ``wait_for_ready`` a
-stream is always an object of ours, and one that was certainly never sent waits again, until its deadline; unless its requests come
-from an iterator, of which grpc has taken the first by then.
+its done callback decides at once, without a task: if another attempt follows, the call parks until that is due, or the next one of
+grpc's is made, and takes its place before anyone who awaits the first is woken. No back-off blocks the loop.
+
+Streams are grpc's own objects when the picked endpoint is ready, and these objects while they wait; once there is a stream it is final,
+since messages may have been read or written. Always an object of ours is a stream of answers whose method's rules or metadata allow
+another attempt: it is made until the first message, or the server's initial metadata, reached the caller. So is, with
+``wait_for_ready``, any stream: one that was certainly never sent waits again, until its deadline; unless its requests come from an
+iterator, of which grpc has taken the first by then.
 
 Whoever awaits or asks something is passed on to the grpc call of the moment, and asked again if that one was replaced meanwhile. A
 call that ends without one has an ``Unsent`` in its place. Done callbacks of users run once, at the end.
@@ -32,10 +35,12 @@ from meshlb.call.call import Call
 from meshlb.core.endpoint import Endpoint
 from meshlb.core.outcome import Outcome
 from meshlb.core.subchannel import Attempt
-from meshlb.errors import MeshError
-from meshlb.grpc.aio.ends import cancel_if_unsendable, is_ok, outcome_now
+from meshlb.errors import DeadlineExceededError, MeshError
+from meshlb.grpc.aio.ends import cancel_if_unsendable, error_now, failure_now, is_ok, outcome_now
 from meshlb.grpc.aio.unsent import Unsent
 from meshlb.grpc.errors import aio_rpc_error_of
+from meshlb.grpc.failures import can_be_sent_again, sent_again
+from meshlb.grpc.in_flight import mark
 
 if TYPE_CHECKING:
     from meshlb.grpc.aio.connections import Connection
@@ -56,6 +61,8 @@ class BalancedCall:
     _call: Call | None = None
     _callbacks: list[Callable[[Any], Any]] | None = None
     _waiters: list[asyncio.Future[None]] | None = None
+    _last: tuple[Any, Attempt] | None = None  # grpc's call before this one
+    _committed = False  # the caller has seen something of the answer
     _finished = False
     _channel = None  # grpcio before 1.83 looks for calls in all tasks when it closes a channel, and asks each whose it is
 
@@ -106,23 +113,23 @@ class BalancedCall:
                 return
             connection = driver.connections.open(attempt.subchannel)
         except MeshError as error:
-            self._end_unsent(aio_rpc_error_of(error))
+            self._end_after(error)
             return
         except Exception as error:  # noqa: BLE001 - a bug of ours
             self._send_stock(error)
             return
         try:
-            self._send(connection, attempt, call.remaining_s(driver.now_s()))
+            self._send(connection, attempt, call.attempt_timeout_s(driver.now_s()), call.previous_attempts)
         except Exception as error:  # noqa: BLE001 - the caller's arguments, heard of late
             self._end_unsent(error)
 
-    def _send(self, connection: Connection, attempt: Attempt, timeout_s: float | None) -> None:
+    def _send(self, connection: Connection, attempt: Attempt, timeout_s: float | None, previous_attempts: int) -> None:
         multi = self._multi
         try:
             inner = (multi.inners.get(connection) or multi.inner_of(self._driver, connection))(
                 self._request,
                 timeout=timeout_s,
-                metadata=self._metadata,
+                metadata=sent_again(self._metadata, previous_attempts),
                 credentials=self._credentials,
                 compression=self._compression,
             )
@@ -174,6 +181,8 @@ class BalancedCall:
                 deadline_s=None if timeout_s is None else started_s + timeout_s,
                 wait_for_ready=self._waits_for_ready(),
                 stream=multi.stream,
+                rules=multi.rules,
+                idempotent=multi.rules.is_idempotent(self._metadata),
             )
         return call
 
@@ -181,8 +190,8 @@ class BalancedCall:
         return self._multi.wait_for_ready if self._wait_for_ready is None else bool(self._wait_for_ready)
 
     def _can_move(self) -> bool:
-        """Nothing that grpc's call was given is lost with it."""
-        return not self._multi.stream
+        """Nothing that grpc's call was given or gave is lost with it."""
+        return not self._multi.stream and not self._committed
 
     # --- ending -----------------------------------------------------------------------------------------------------------
 
@@ -199,7 +208,9 @@ class BalancedCall:
                     ok = is_ok(inner)
                 if ok:
                     driver.view.end(attempt, _SUCCESS)
-                elif self._moves_on(attempt, outcome_now(inner)):
+                    if self._call is not None:
+                        self._call.succeeded()
+                elif self._moves_on(attempt, inner):
                     return
             self._finished = True
             if self._callbacks is not None:
@@ -210,18 +221,36 @@ class BalancedCall:
                 attempt.live.discard(attempt)
             self._finish()
 
-    def _moves_on(self, attempt: Attempt, outcome: Outcome) -> bool:
-        """End a failed attempt; True if another is on its way, or waits for an endpoint."""
-        driver = self._driver
-        if outcome is not Outcome.UNREACHABLE or driver.closing or not self._can_move():
+    def _moves_on(self, attempt: Attempt, inner: Any) -> bool:
+        """End a failed attempt; True if another is on its way, or waits for its time or an endpoint."""
+        driver, outcome = self._driver, outcome_now(inner)
+        never_sent = outcome is Outcome.UNREACHABLE
+        may = never_sent or self._multi.may_retry(self._metadata)
+        if not may or driver.closing or not self._can_move() or not can_be_sent_again(self._metadata):
             driver.view.end(attempt, outcome)
             return False
-        if self._logical().end_attempt(attempt, outcome) is None:
+        call, now_s = self._logical(), driver.now_s()
+        failure = None if never_sent else failure_now(inner, timed_out=call.timed_out(attempt, now_s))
+        if call.end_attempt(attempt, outcome, now_s, failure) is None:
             return False
+        self._last = (inner, attempt)
         self._inner = self._attempt = None
         driver.connections.look_again()  # what killed this endpoint may have killed others
         self.advance()
         return True
+
+    def _end_after(self, error: MeshError) -> None:
+        """No endpoint could take it, or no other one: then it ended as its last attempt did, unless its deadline came meanwhile."""
+        ended = aio_rpc_error_of(error)
+        if self._last is None:
+            self._end_unsent(ended)
+            return
+        inner, self._attempt = self._last
+        last = error_now(inner)  # anew: what has been read to its end tells an iterator nothing a second time
+        if isinstance(error, DeadlineExceededError):
+            ended.__cause__ = last
+            last = ended
+        self._end_unsent(last)
 
     def _end_unsent(self, error: BaseException) -> None:
         self._inner = Unsent(error)
@@ -262,6 +291,8 @@ class BalancedCall:
     def _stays(self, inner: Any, error: BaseException) -> bool:
         """The grpc call of the moment ended so for who read or wrote; False: another has taken its place, to be asked in turn."""
         if self._inner is inner:
+            if not isinstance(error, asyncio.CancelledError):
+                self._tell(error)
             return True
         if isinstance(error, asyncio.CancelledError):  # grpc has cancelled the one that is gone already
             self.cancel()
@@ -278,6 +309,14 @@ class BalancedCall:
             except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
                 if self._stays(inner, error):
                     raise
+
+    def _tell(self, error: BaseException) -> None:
+        """Have ``endpoint_of`` and the traceback of what the caller gets say where it was tried."""
+        if self._attempt is not None:
+            mark(error, self._attempt.subchannel.endpoint)
+        story = self._call.story() if self._call is not None else ""
+        if story and story not in getattr(error, "__notes__", ()):
+            error.add_note(story)
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, None
@@ -298,7 +337,8 @@ class BalancedCall:
     @property
     def _meshlb_endpoint(self) -> Endpoint | None:
         """For ``endpoint_of``: where the call went last; None before it went anywhere."""
-        return None if self._attempt is None else self._attempt.subchannel.endpoint
+        attempt = self._attempt if self._attempt is not None or self._last is None else self._last[1]
+        return None if attempt is None else attempt.subchannel.endpoint
 
     def cancel(self) -> bool:
         if self._finished:
@@ -330,7 +370,9 @@ class BalancedCall:
         return self._logical().remaining_s(self._driver.now_s())
 
     async def initial_metadata(self) -> Any:
-        return await self._ask("initial_metadata")
+        answer = await self._ask("initial_metadata")
+        self._committed = True
+        return answer
 
     async def trailing_metadata(self) -> Any:
         return await self._ask("trailing_metadata")

@@ -6,13 +6,15 @@ What a call gets (``meshlb.grpc.channel`` has the table for threads):
 call kind      an endpoint is ready                                             none is ready yet, or one was lost
 =============  ===============================================================  ==========================================
 unary_unary    an object of ours on grpc's base class, holding grpc's own call  the same object; it waits, then sends
-unary_stream   grpc's own object                                                an object of ours; it waits, then hands on
+unary_stream   grpc's own object; ours where it may be tried again              an object of ours; it waits, then hands on
 stream_unary   grpc's own object                                                an object of ours; it waits, then hands on
 stream_stream  grpc's own object                                                an object of ours; it waits, then hands on
 =============  ===============================================================  ==========================================
 
-Invoking never blocks and never waits. A unary call that was certainly never sent goes to another endpoint, at most twice, from the
-pool's token bucket; a stream does not, once it is grpc's own. With ``wait_for_ready`` streams are always objects of ours: see ``calls``.
+Invoking never blocks and never waits. A unary call that was certainly never sent goes to another endpoint, at most twice, and one that was
+sent is tried again where its method's rules or its metadata say so, both paid from the target's budget; a back-off is a timer of the
+loop. A stream of answers is tried again by the same rules until something of it reached the caller; other streams are not, once they
+are grpc's own. With ``wait_for_ready`` streams are always objects of ours: see ``calls``.
 
 A channel may be made anywhere. At its first use in a running loop it gets a driver there: a view of the pool, and connections of its
 own, since grpc's are tied to their loop. Threads: any, one loop each; a call is used in the loop that it was made in.
@@ -38,6 +40,7 @@ from meshlb.grpc.addresses import endpoint_target
 from meshlb.grpc.aio.driver import Driver
 from meshlb.grpc.aio.guards import fork_guard, running_loop
 from meshlb.grpc.aio.multicallable import (
+    LimitedUnaryUnaryMultiCallable,
     StreamStreamMultiCallable,
     StreamUnaryMultiCallable,
     UnaryStreamMultiCallable,
@@ -48,7 +51,7 @@ from meshlb.grpc.options import ChannelOptions
 from meshlb.runtime.fork import on_fork_child
 
 if TYPE_CHECKING:
-    from meshlb.mesh import Binding
+    from meshlb.binding import Binding
 
 _GRPC_STATES = {
     Connectivity.IDLE: grpc.ChannelConnectivity.IDLE,
@@ -66,6 +69,7 @@ class Channel(grpc.aio.Channel):  # type: ignore[misc]
         self.options = options
         self.drivers: dict[asyncio.AbstractEventLoop, Driver] = {}
         self.stock = StockChannel(lambda: parts.channel(binding.stock_target, options.stock_options))
+        self.config = binding.config
         self._binding = binding
         self._connector = _Connector(binding, options, parts)
         self._idle: list[asyncio.Future[None]] = []  # who waits for the first use
@@ -123,7 +127,9 @@ class Channel(grpc.aio.Channel):  # type: ignore[misc]
         _registered_method: bool | None = False,
         **private: Any,
     ) -> UnaryUnaryMultiCallable:
-        return UnaryUnaryMultiCallable(self, method, request_serializer, response_deserializer, _registered_method, private)
+        arguments = (self, method, request_serializer, response_deserializer, _registered_method, private)
+        made = UnaryUnaryMultiCallable(*arguments)
+        return made if made.rules.plain else LimitedUnaryUnaryMultiCallable(*arguments)
 
     def unary_stream(
         self,

@@ -128,10 +128,21 @@ class Connections:
         connection = self.by_subchannel.get(subchannel)
         if connection is None:
             self._not_opening(subchannel)
-            connection = Connection(subchannel, self._connect(subchannel.endpoint), self._now_s())
+            connection = self._still_draining(subchannel) or self._connection(subchannel)
             self.by_subchannel[subchannel] = connection
             connection.channel.get_state(try_to_connect=True)
             self.look_in(FASTEST_S)
+        return connection
+
+    def _connection(self, subchannel: Subchannel) -> Connection:
+        return Connection(subchannel, self._connect(subchannel.endpoint), self._now_s())
+
+    def _still_draining(self, subchannel: Subchannel) -> Connection | None:
+        """That of an endpoint which was let go and is wanted again: taken up, not made anew; the next look sees how it is."""
+        connection = next((one for one, _ in self._draining if one.subchannel is subchannel), None)
+        if connection is not None:
+            self._draining = [entry for entry in self._draining if entry[0] is not connection]
+            connection.state, connection.since_s = Connectivity.IDLE, self._now_s()
         return connection
 
     def forget_all(self) -> None:

@@ -25,9 +25,9 @@ from meshlb.grpc.aio.connections import FASTEST_S, Connection, Connections
 if TYPE_CHECKING:
     import grpc.aio
 
+    from meshlb.binding import Binding
     from meshlb.call.call import Call
     from meshlb.grpc.aio.calls import BalancedCall
-    from meshlb.mesh import Binding
 
 FOR_EVER_S: Final = 3600.0  # calls that wait without limit have a timer too: by it the loop holds them, as it holds a sleeping task
 

@@ -14,10 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
+import grpc.aio
 
 from meshlb.core.outcome import Outcome
 from meshlb.core.subchannel import Attempt
+from meshlb.grpc.failures import failure_of
 from meshlb.grpc.status import outcome_of
+from meshlb.retry.tries import Failure
 
 if TYPE_CHECKING:
     from meshlb.grpc.aio.connections import Connection
@@ -37,6 +40,22 @@ def outcome_now(call: Any) -> Outcome:
     if code is grpc.StatusCode.OK:
         return Outcome.SUCCESS
     return outcome_of(code, None if code is None else _answer(call.details()))
+
+
+def failure_now(call: Any, *, timed_out: bool) -> Failure | None:
+    """What the end of this call, which is done and failed, says about another attempt."""
+    code = _code(call)
+    if code is None:
+        return None
+    details, initial, trailing = (_answer(ask()) for ask in (call.details, call.initial_metadata, call.trailing_metadata))
+    return failure_of(code, details, initial, trailing, timed_out=timed_out, error=partial(error_now, call))
+
+
+def error_now(call: Any) -> grpc.aio.AioRpcError:
+    """What awaiting this call, which is done and failed, raises."""
+    details, text = _answer(call.details()), _answer(call.debug_error_string())
+    initial, trailing = _answer(call.initial_metadata()), _answer(call.trailing_metadata())
+    return grpc.aio.AioRpcError(_code(call) or grpc.StatusCode.UNKNOWN, initial, trailing, details, text)
 
 
 class StreamEnd:

@@ -11,7 +11,6 @@ import grpc.aio
 
 from meshlb.grpc.aio.calls import BalancedCall
 from meshlb.grpc.aio.unsent import ALREADY_FINISHED
-from meshlb.grpc.in_flight import mark
 
 _MIXED = "The iterator and read/write APIs may not be mixed on a single RPC."  # grpc's own words
 
@@ -27,8 +26,7 @@ class _UnaryResponse(BalancedCall):
                 return (yield from inner.__await__())
             except grpc.aio.AioRpcError as error:
                 if self._inner is inner:
-                    if self._attempt is not None:
-                        mark(error, self._attempt.subchannel.endpoint)
+                    self._tell(error)
                     raise
             except asyncio.CancelledError:
                 if self._inner is not inner:  # its awaiter was cancelled, and grpc has cancelled the one before
@@ -59,6 +57,7 @@ class _StreamResponse(BalancedCall):
             inner = self._inner
             try:
                 async for message in inner:
+                    self._committed = True
                     yield message
             except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
                 if self._stays(inner, error):
@@ -70,10 +69,12 @@ class _StreamResponse(BalancedCall):
         if self._messages is not None:
             raise grpc.aio.UsageError(_MIXED)
         self._read = True
-        return await self._do("read")
+        message = await self._do("read")
+        self._committed = True
+        return message
 
     def _can_move(self) -> bool:
-        return self._waits_for_ready()
+        return not self._committed and (self._waits_for_ready() or self._multi.may_retry(self._metadata))
 
 
 class _StreamRequest(BalancedCall):
@@ -92,7 +93,7 @@ class _StreamRequest(BalancedCall):
         self._wrote = True
 
     def _can_move(self) -> bool:
-        return self._waits_for_ready() and self._request is None and not self._wrote
+        return self._waits_for_ready() and self._request is None and not self._wrote and not self._committed
 
     def _only_without_iterator(self) -> None:
         if self._request is not None:
@@ -100,11 +101,11 @@ class _StreamRequest(BalancedCall):
 
 
 class UnaryUnaryCall(_UnaryResponse, grpc.aio.UnaryUnaryCall):  # type: ignore[misc]
-    """Every unary call: it goes elsewhere when it was certainly never sent."""
+    """Every unary call."""
 
 
 class UnaryStreamCall(_StreamResponse, grpc.aio.UnaryStreamCall):  # type: ignore[misc]
-    """A stream of responses that waits for an endpoint."""
+    """A stream of responses that waits for an endpoint, or may be asked for again."""
 
 
 class StreamUnaryCall(_StreamRequest, _UnaryResponse, grpc.aio.StreamUnaryCall):  # type: ignore[misc]

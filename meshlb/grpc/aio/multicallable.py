@@ -34,6 +34,7 @@ class MultiCallable:
 
     kind: str
     stream = True  # long-lived calls are counted apart from unary ones
+    replays = False  # its requests can be sent again, and its calls be tried again after they were sent
     call_class: type[BalancedCall]
 
     def __init__(
@@ -50,6 +51,7 @@ class MultiCallable:
         defaults = channel.options.defaults_of(self.info.method)
         self.timeout_s = defaults.timeout_s
         self.wait_for_ready = bool(defaults.wait_for_ready)
+        self.rules = channel.options.rules_of(self.info.method, channel.config, per_try=not self.stream)
         self.inners: dict[Connection, Any] = {}
         self._drivers = channel.drivers
         self._arguments = (method, request_serializer, response_deserializer)
@@ -66,6 +68,10 @@ class MultiCallable:
         """The way around meshlb, for calls that a bug of ours would fail."""
         return self._on(self.channel.stock.in_this_loop())
 
+    def may_retry(self, metadata: Any) -> bool:
+        """An attempt that was sent may be followed by another."""
+        return self.replays and self.rules.may_retry(metadata)
+
     def _on(self, channel: grpc.aio.Channel) -> Any:
         if self._extras is None:
             self._extras = factory_extras(type(channel), self._private)
@@ -77,7 +83,8 @@ class MultiCallable:
             driver = self._drivers[get_running_loop()]
         except (KeyError, RuntimeError):
             driver = self.channel.driver()
-        if self.wait_for_ready if wait_for_ready is None else wait_for_ready:
+        waits = self.wait_for_ready if wait_for_ready is None else wait_for_ready
+        if waits or self.may_retry(metadata):
             return self.call_class(self, driver, request, timeout, metadata, credentials, wait_for_ready, compression)
         try:
             connection, attempt = driver.begin(self.info, True)
@@ -104,6 +111,7 @@ class UnaryUnaryMultiCallable(MultiCallable, grpc.aio.UnaryUnaryMultiCallable): 
 
     kind = "unary_unary"
     stream = False
+    replays = True
     call_class = UnaryUnaryCall
 
     def __call__(
@@ -147,10 +155,28 @@ class UnaryUnaryMultiCallable(MultiCallable, grpc.aio.UnaryUnaryMultiCallable): 
         )
 
 
+class LimitedUnaryUnaryMultiCallable(UnaryUnaryMultiCallable):
+    """For methods of which every attempt has a time limit, or every success counts: nothing is cut short."""
+
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        driver = self.channel.driver()
+        return UnaryUnaryCall(self, driver, request, timeout, metadata, credentials, wait_for_ready, compression)
+
+
 class UnaryStreamMultiCallable(MultiCallable, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[misc]
     """See ``_invoke``."""
 
     kind = "unary_stream"
+    replays = True
     call_class = UnaryStreamCall
 
     def __call__(

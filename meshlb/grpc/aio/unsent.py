@@ -1,4 +1,4 @@
-"""The end of a call that no grpc call was made for: what grpc's own would answer after such an end."""
+"""The end of a call that no grpc call was made for, or none any more: what grpc's own would answer after such an end."""
 
 from __future__ import annotations
 
@@ -52,13 +52,16 @@ class Unsent:
         return LOCALLY_CANCELLED if self.cancelled() else str(self._error)
 
     async def debug_error_string(self) -> str | None:
+        if isinstance(self._error, grpc.aio.AioRpcError):
+            text: str | None = self._error.debug_error_string()
+            return text
         return await self.details()
 
     async def initial_metadata(self) -> grpc.aio.Metadata:
-        return grpc.aio.Metadata()
+        return self._error.initial_metadata() if isinstance(self._error, grpc.aio.AioRpcError) else grpc.aio.Metadata()
 
     async def trailing_metadata(self) -> grpc.aio.Metadata:
-        return grpc.aio.Metadata()
+        return self._error.trailing_metadata() if isinstance(self._error, grpc.aio.AioRpcError) else grpc.aio.Metadata()
 
     def cancelled(self) -> bool:
         return isinstance(self._error, asyncio.CancelledError)

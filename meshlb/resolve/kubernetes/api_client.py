@@ -1,6 +1,6 @@
 """The one real ``ApiTransport``: GET requests through the urllib3 pools that the ``kubernetes`` package configures.
 
-What is used of the package is the least that all its majors have in common: ``Configuration``, the kubeconfig loader and
+What is used of the package is the least that all its majors have in common: ``Configuration``, ``KubeConfigLoader`` and
 ``client.rest.RESTClientObject``, which knows proxies, NO_PROXY and TLS options. ``ApiClient.call_api`` changed its meaning in
 version 37, its models cost CPU and memory, and ``Watch`` and ``SharedInformer`` ask again without a pause for ever (measured:
 thousands of requests a second).
@@ -22,13 +22,14 @@ from urllib.parse import urlencode
 from meshlb import __version__
 from meshlb.resolve.fork_gate import fork_gate
 from meshlb.resolve.kubernetes.connections import interruptible, prepare, tls_context
+from meshlb.resolve.kubernetes.kubeconfig import without_userinfo
 from meshlb.resolve.kubernetes.refusal import parse_refusal
 from meshlb.resolve.kubernetes.requests import Query
-from meshlb.resolve.kubernetes.transport import ApiError, CredentialsError, Interrupt
+from meshlb.resolve.kubernetes.tls_words import tls_advice
+from meshlb.resolve.kubernetes.transport import MAX_ANSWER, ApiError, CredentialsError, Interrupt
 
 CONNECT_TIMEOUT_S: Final = 3.0
 READ_TIMEOUT_S: Final = 15.0
-MAX_ANSWER: Final = 256 * 2**20  # a list of 100,000 endpoints is about 50 MiB
 _CHUNK: Final = 65536
 _MAX_LINE: Final = 16 * 2**20  # etcd's limit for one object is 1.5 MiB; more without a line's end is no watch
 _MAX_REFUSAL: Final = 65536
@@ -89,13 +90,13 @@ class KubernetesApi:
             with fork_gate:
                 manager = RESTClientObject(configuration).pool_manager
                 prepare(manager, tls_context(configuration))
-        except (OSError, ValueError) as error:
-            raise CredentialsError(f"{configuration.host}: TLS files: {type(error).__name__}: {error}") from None
+        except (OSError, ValueError, AssertionError) as error:  # the last is urllib3's for a proxy's URL
+            raise CredentialsError(f"{self._credentials!r}: {without_userinfo(str(error))}") from None
         if not configuration.verify_ssl:
             _log.warning("%s: its certificate is not verified, as the kubeconfig says", configuration.host)
         if _proxy(manager):
             _log.info("%s is asked%s", configuration.host, _proxy(manager))
-        return manager, str(configuration.host).rstrip("/")
+        return manager, configuration.host.rstrip("/")
 
     @contextlib.contextmanager
     def _answer(self, path: str, query: Query, interrupt: Interrupt, encoding: str) -> Iterator[Any]:
@@ -154,6 +155,7 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[list[bytes]]:
             if complete:
                 yield complete
         elif sum(map(len, pending)) > _MAX_LINE:
+            yield [b"".join(pending)[:80]]  # cannot be read, and so is followed by a list of what it would have said
             raise ApiError(f"a line of over {_MAX_LINE} bytes in a watch")
 
 
@@ -172,9 +174,12 @@ def _give_back(response: Any) -> None:
 
 def _reason(error: Exception, token: str) -> str:
     """What went wrong, for people; a header's value must not show, however a library came to quote it."""
+    from urllib3.exceptions import SSLError
+
     text = f"{type(error).__name__}: {error}"
+    text += tls_advice(text) if isinstance(error, SSLError) else ""
     secret = token.rpartition(" ")[2]
-    return text.replace(secret, "…") if secret else text
+    return without_userinfo(text.replace(secret, "…") if secret else text)
 
 
 def _unreached(error: Exception, server: str) -> str:

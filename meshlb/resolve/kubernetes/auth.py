@@ -21,7 +21,7 @@ from meshlb.resolve.kubernetes.transport import ApiTransport
 from meshlb.resolve.settings import Discovery
 
 # All that requests import, by us or by the libraries: after this no import is under way that a fork could cut in two.
-_LAZY: Final = ("kubernetes.config", "kubernetes.client.rest", "urllib3.util.ssl_", "encodings.idna")
+_LAZY: Final = ("kubernetes.config.kube_config", "yaml", "kubernetes.client.rest", "urllib3.util.ssl_", "encodings.idna")
 
 _log = logging.getLogger("meshlb.resolve.kubernetes")
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from meshlb.core.clock import Rng
+from meshlb.resolve.kubernetes.transport import ApiError
 
 RESET_S: Final = 120.0
 BURST_WINDOW_S: Final = 1.0
@@ -26,6 +27,7 @@ BURST: Final = 2
 SUSTAINED_PER_S: Final = 0.05
 # What an outage's first minute takes (0, 0.8, 2.4, 5.6, 12, 25, 50 s) and a resync after it, so that the bound never delays these.
 CAPACITY: Final = 10.0
+MAX_RETRY_AFTER_S: Final = 60.0  # an API server asks for 1 to 32 s; who asks for an hour is no API server
 
 Exponential = Callable[[int], float]  # attempt (from 1) -> seconds
 
@@ -77,6 +79,30 @@ class Backoff:
         delay_s = max(self._exponential(self._attempt) * (1.0 + self._rng.random()), at_least_s)
         self._quiet_until_s = now_s + delay_s + RESET_S
         return delay_s
+
+
+class Delays:
+    """The delays of one stream: lists and watches fail for reasons of their own, and an administrator's refusal is one for both."""
+
+    __slots__ = ("_list", "_refused", "_watch", "doubt")
+
+    def __init__(self, waits: Waits, rng: Rng) -> None:
+        self._list = Backoff(waits.failure, rng)
+        self._watch = Backoff(waits.failure, rng)
+        self._refused = Backoff(waits.refusal, rng)
+        self.doubt = Backoff(waits.failure, rng)  # of events that could not be read
+
+    def list_s(self, error: ApiError, now_s: float) -> float:
+        return self._after(self._list, error, now_s)
+
+    def watch_s(self, error: ApiError, now_s: float) -> float:
+        return self._after(self._watch, error, now_s)
+
+    def _after(self, backoff: Backoff, error: ApiError, now_s: float) -> float:
+        if error.kind in ("forbidden", "not_served"):
+            backoff = self._refused
+        asked_s = min(error.refusal.retry_after_s, MAX_RETRY_AFTER_S) if error.refusal is not None else 0.0
+        return backoff.next_s(now_s, asked_s)
 
 
 class Pace:

@@ -17,8 +17,10 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 from meshlb.resolve.kubernetes.transport import Interrupt
@@ -49,7 +51,7 @@ def socket_options() -> list[tuple[int, int, int]]:
 
 
 def tls_context(configuration: Any) -> ssl.SSLContext:
-    """From a ``kubernetes.client.Configuration``. Raises OSError (ssl.SSLError is one) for files that cannot be used."""
+    """From a ``kubernetes.client.Configuration``. Raises ValueError that names the file that cannot be used."""
     from urllib3.util.ssl_ import create_urllib3_context
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -60,12 +62,24 @@ def tls_context(configuration: Any) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     elif configuration.ssl_ca_cert or authority:
-        context.load_verify_locations(cafile=configuration.ssl_ca_cert, cadata=authority)
+        with _naming("the CA's certificate", configuration.ssl_ca_cert):
+            context.load_verify_locations(cafile=configuration.ssl_ca_cert, cadata=authority)
     else:
         context.load_default_certs()
     if configuration.cert_file:
-        context.load_cert_chain(configuration.cert_file, configuration.key_file)
+        with _naming("the client's certificate and key", configuration.cert_file):
+            context.load_cert_chain(configuration.cert_file, configuration.key_file)
     return context
+
+
+@contextlib.contextmanager
+def _naming(what: str, path: str | None) -> Iterator[None]:
+    """A certificate that is inline in the kubeconfig is in a temporary file, whose name says nothing."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        where = path if path and Path(path).parent != Path(tempfile.gettempdir()) else "inline data"
+        raise ValueError(f"{what} ({where}) cannot be used, PEM is expected: {error}") from None
 
 
 def prepare(manager: Any, context: ssl.SSLContext) -> None:

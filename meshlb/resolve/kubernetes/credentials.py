@@ -3,24 +3,31 @@
 A service account's token lives about an hour and its file is rewritten before; it is read again after 60 s, and at once when the
 server refuses it. A file that is missing or empty for a moment, as during that rewrite, changes nothing: the last good token stays.
 The loader of the ``kubernetes`` package does none of this (it raises from the next request, and a trailing newline breaks the
-header), so of the package only ``Configuration`` and the kubeconfig loader are used. Never the process-wide default configuration:
-``Configuration()`` copies it in old versions, hence ``type.__call__``.
+header), so of the package only ``Configuration`` and ``KubeConfigLoader`` are used, the latter for what ``kubeconfig`` has read and
+``exec_plugin`` has run. Never the process-wide default configuration: ``Configuration()`` copies it in old versions, hence
+``type.__call__``.
 
-No token is in any ``repr``, message or log line.
+No token and no password is in any ``repr``, message or log line: no text of the loader's is passed on, a server's URL loses its
+user and password, and a token that could not stand in a header is refused here, as ``http.client`` would quote it.
+
+Limits: the obsolete ``auth-provider`` is left to the loader, which waits for its command or identity provider without a bound.
 
 Spec: client-go transport/token_source.go, rest.InClusterConfig.
 """
 
 from __future__ import annotations
 
+import base64
 import logging
-import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Final
 
+from meshlb.resolve.kubernetes.exec_plugin import LIMIT_S, ExecCredential, PluginError, run
+from meshlb.resolve.kubernetes.kubeconfig import KubeconfigFile, without_userinfo
 from meshlb.resolve.kubernetes.transport import CredentialsError
 
 TOKEN_MAX_AGE_S: Final = 60.0
@@ -86,53 +93,121 @@ class ServiceAccount:
 class Kubeconfig:
     """The credentials of a user's kubeconfig (several files, as ``KUBECONFIG`` has them, are joined by ``:``). Any thread."""
 
-    def __init__(self, file: str, context: str | None) -> None:
+    def __init__(self, file: str, context: str | None, *, plugin_limit_s: float = LIMIT_S) -> None:
         self._file = file
         self._context = context
+        self._plugin_limit_s = plugin_limit_s
         self._lock = threading.Lock()
         self._loaded: Any = None
+        self._plugin: _Plugin | None = None
 
     def configuration(self) -> Any:
-        """Load it anew. Raises CredentialsError."""
-        from kubernetes import config
-
+        """Load it anew, its plug-in included. Raises CredentialsError."""
+        file = KubeconfigFile(self._file)
+        context = file.context_name(self._context)
+        plugin = self._plugin_of(file, context)
         configuration = blank_configuration()
-        load: Any = config.load_kube_config
-        try:
-            load(
-                config_file=os.pathsep.join(str(Path(part).expanduser()) for part in self._file.split(os.pathsep)),
-                context=self._context,
-                client_configuration=configuration,
-                persist_config=False,
-            )
-        except Exception as error:  # noqa: BLE001 - YAML, files, plug-ins: whatever the loader meets, it is the kubeconfig's
-            raise self._unusable(error) from None
+        self._load(file, context, configuration)
+        host = configuration.host
+        if not (isinstance(host, str) and host.startswith(("https://", "http://"))):
+            raise file.error(f"server {without_userinfo(str(host or ''))!r} is no https:// URL")
+        configuration.host = without_userinfo(host)
         with self._lock:
-            self._loaded = configuration
+            self._loaded, self._plugin = configuration, plugin
         return configuration
 
     def authorization(self) -> str:
         """The header's value; empty for client certificates. May run the kubeconfig's plug-in. Raises CredentialsError."""
         with self._lock:
-            configuration = self._loaded
+            configuration, plugin = self._loaded, self._plugin
+        if plugin is not None and plugin.credential.token:
+            return self._checked(f"Bearer {plugin.renewed().token.strip()}")
         refresh = getattr(configuration, "refresh_api_key_hook", None)  # since version 12
         try:
             if refresh is not None:
                 refresh(configuration)
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - whatever the loader meets, it is the kubeconfig's
             raise self._unusable(error) from None
         for name in ("BearerToken", "authorization"):  # since version 36, before it
             token = configuration.api_key.get(name)
             if token:
                 prefix = configuration.api_key_prefix.get(name)
-                return f"{prefix} {token}".strip() if prefix else str(token).strip()
+                return self._checked(f"{prefix} {token}".strip() if prefix else str(token).strip())
         return ""
 
+    def _plugin_of(self, file: KubeconfigFile, context: str) -> _Plugin | None:
+        """Run, if the context's user has one and no token of its own."""
+        named = file.part("contexts", context)
+        user = str(named.get("user") or "")
+        details = file.part("users", user)
+        settings = details.get("exec")
+        if not isinstance(settings, Mapping) or any(details.get(name) for name in ("token", "tokenFile", "auth-provider")):
+            return None
+        cluster = file.part("clusters", str(named.get("cluster") or ""))
+
+        def ask() -> ExecCredential:
+            try:
+                return run(settings, cluster, file.folder(user), limit_s=self._plugin_limit_s)
+            except PluginError as error:
+                raise file.error(f"its credentials plugin gave none: {error}") from None
+
+        plugin = _Plugin(ask)
+        given = plugin.credential
+        del details["exec"]
+        if given.token:
+            details["token"] = given.token
+        for name, text in (("client-certificate-data", given.certificate), ("client-key-data", given.key)):
+            if text:
+                details[name] = base64.b64encode(text.encode()).decode("ascii")
+        return plugin
+
+    def _load(self, file: KubeconfigFile, context: str, configuration: Any) -> None:
+        from kubernetes.config.kube_config import KubeConfigLoader
+
+        try:
+            loader: Any = KubeConfigLoader(config_dict=file.data, active_context=context, config_base_path="")
+            loader.load_and_set(configuration)
+        except Exception as error:  # noqa: BLE001 - base64, files: whatever the loader meets, it is the kubeconfig's
+            raise self._unusable(error) from None
+
+    def _checked(self, value: str) -> str:
+        if not (value.isascii() and value.isprintable()):
+            raise CredentialsError(
+                f"kubeconfig {self._file} cannot be used: its token or password holds a line break, or another character that no "
+                "header may have"
+            )
+        return value
+
     def _unusable(self, error: Exception) -> CredentialsError:
-        # Only messages that cannot quote the file: a YAML error shows the line, which may hold a token.
-        harmless = isinstance(error, OSError) or type(error).__name__ == "ConfigException"
-        detail = f"{type(error).__name__}: {error}" if harmless else type(error).__name__
-        return CredentialsError(f"kubeconfig {self._file} cannot be used ({detail})")
+        """Of the loader's words only those that cannot quote a value: a file's name, and which key it misses."""
+        said = str(error) if isinstance(error, OSError) or type(error).__name__ == "ConfigException" else ""
+        why = without_userinfo(said.partition("{")[0]) or f"no kubeconfig ({type(error).__name__})"
+        return CredentialsError(f"kubeconfig {self._file} cannot be used: {why}")
 
     def __repr__(self) -> str:
         return f"<Kubeconfig {self._file} context={self._context or 'current'}>"
+
+
+class _Plugin:
+    """A plug-in's last answer, and the next when that has expired: asked by one thread, for all that wait. Raises what ``ask`` does."""
+
+    def __init__(self, ask: Callable[[], ExecCredential]) -> None:
+        self._ask = ask
+        self._lock = threading.Lock()
+        self._failed_s = float("-inf")
+        self._error: CredentialsError | None = None
+        self.credential = ask()
+
+    def renewed(self) -> ExecCredential:
+        wanted_s = time.monotonic()
+        with self._lock:
+            if time.time() < self.credential.expires_s:
+                return self.credential
+            if self._error is not None and self._failed_s >= wanted_s:  # who waited for it does not ask a plug-in that hangs again
+                raise self._error
+            try:
+                self.credential, self._error = self._ask(), None
+            except CredentialsError as error:
+                self._failed_s, self._error = time.monotonic(), error
+                raise
+            return self.credential

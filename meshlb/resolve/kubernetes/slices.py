@@ -8,7 +8,9 @@ whose numbers for a named port differ stand in different slices. Taking one slic
 - an endpoint is there as long as any slice lists it. Copies (same address, port and pod) become one: the more useful conditions
   (ready, then serving while terminating, then neither), and the hints of all;
 - a copy without a pod uid belongs to the pod that another copy at its address names;
-- a pod with addresses of both families counts once, in the preferred family. A pod is known by its uid, else by hostname and node;
+- a pod with addresses of both families counts once, in the preferred family. A pod is known by its uid, else by hostname and node.
+  Where nothing names them (slices written by hand), those of the preferred family stand for all: as behind the ClusterIP of a family,
+  which leads to no other;
 - every endpoint is kept with its conditions: who may be used is decided elsewhere (``health.selection``), over the union.
 
 The result depends on the slices alone, not on the order in which they came.
@@ -100,7 +102,7 @@ def merge(slices: Iterable[SliceRecord], port: PortSelector, family: str = "") -
             copies[endpoint.uid] = _united(known, endpoint) if known is not None else endpoint
     distinct = []
     for (_, number), copies in sorted(found.items()):
-        distinct += [_at(endpoint, number) for endpoint in _adopted(copies)]
+        distinct += [located(endpoint, number) for endpoint in _adopted(copies)]
     return _one_address_a_pod(distinct, six=family == "IPv6")
 
 
@@ -129,7 +131,8 @@ def _usefulness(endpoint: Endpoint) -> int:
     return 2 if endpoint.ready else 1 if endpoint.serving and endpoint.terminating else 0
 
 
-def _at(endpoint: Endpoint, port: int) -> Endpoint:
+def located(endpoint: Endpoint, port: int) -> Endpoint:
+    """A slice's endpoint at this port."""
     return Endpoint(
         host=endpoint.host,
         port=port,
@@ -147,8 +150,8 @@ def _at(endpoint: Endpoint, port: int) -> Endpoint:
 
 
 def _one_address_a_pod(endpoints: list[Endpoint], *, six: bool) -> tuple[Endpoint, ...]:
-    """Drop a pod's addresses of the other family where it has one of the preferred."""
-    preferred = {_pod(endpoint) for endpoint in endpoints if (":" in endpoint.host) == six} - {None}
+    """Drop a pod's addresses of the other family where it has one of the preferred; None stands for all that have no name."""
+    preferred = {_pod(endpoint) for endpoint in endpoints if (":" in endpoint.host) == six}
     return tuple(endpoint for endpoint in endpoints if (":" in endpoint.host) == six or _pod(endpoint) not in preferred)
 
 

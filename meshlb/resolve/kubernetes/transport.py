@@ -10,12 +10,14 @@ import logging
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from meshlb.errors import ClosedError
 from meshlb.resolve.kubernetes.fields import WireError
 from meshlb.resolve.kubernetes.refusal import Refusal
 from meshlb.resolve.kubernetes.requests import Query
+
+MAX_ANSWER: Final = 256 * 2**20  # a list of 100,000 endpoints is about 50 MiB
 
 _log = logging.getLogger("meshlb.resolve.kubernetes")
 
@@ -55,8 +57,9 @@ class ApiError(Exception):
         return SourceError(self.kind, self.reason)
 
 
-def as_api_error(error: Exception) -> ApiError:
-    """Whatever ends a reader is reported as the end of its request: nothing may die silently, nobody may wait for ever."""
+def as_api_error(error: BaseException) -> ApiError:
+    """Whatever ends a reader, SystemExit included, is reported as the end of its request: its owner makes the next one with
+    back-off. Nothing may die silently, nobody may wait for ever."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, WireError):

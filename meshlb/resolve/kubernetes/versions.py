@@ -16,3 +16,8 @@ def comparable(version: str) -> bool:
 def is_older(version: str, than: str) -> bool:
     """Certainly older: False also when the two cannot be compared."""
     return comparable(version) and comparable(than) and (len(version), version) < (len(than), than)
+
+
+def later(version: str, other: str) -> str:
+    """The later of two; ``other`` if they cannot be compared, as it came last. An empty one is none."""
+    return version if not other or is_older(other, version) else other

@@ -1,4 +1,4 @@
-"""One namespace's list and watch as decisions: what to request next, and what an answer means. No I/O, no clock of its own.
+"""One stream's list and watch as decisions: what to request next, and what an answer means. No I/O, no clock of its own.
 
 A driver asks ``next`` what to do, does it, and reports back; everything runs on the discovery thread. The state is small:
 
@@ -7,31 +7,38 @@ A driver asks ``next`` what to do, does it, and reports back; everything runs on
   "list again", never "forget": what is known stays until a list replaces it;
 - at most one watch (of the covered services) and one list (of the others) are under way. A service that joins is listed while the
   watch of the others goes on; then the watch is opened again, wider, at the earlier of the two places. What it repeats is
-  recognised as past by the reducers, so nothing is lost and nothing comes twice, and a list that is refused disturbs nobody.
+  recognised as past by the reducers, so nothing is lost and nothing comes twice, and a list that is refused disturbs nobody;
+- where nothing is covered and the server has them, the list is a streaming one: a watch that begins with the present state and
+  marks its end. From that mark on it is the watch. A server that does not know it or leaves out the mark is never asked again. One
+that forbids it (it is a watch, and only ``list`` may be allowed) is asked for a plain list at once.
 
-What is listed at: version ``0`` (any, from the server's cache) when nothing is known; then the last version seen, which must not be
-answered with an older one; ``""`` (the most recent, consistent) after the server called a version too old or too new. Only such an
-answer may be older than ours: then the server's history is another one (restored from a backup), and all services are listed again.
+What is listed at: version ``0`` (any, from the server's cache) when nothing is known; then the newest version that any service was told
+of, even if the watch resumes from before it: the answer must not be older; ``""`` (the most recent, consistent) after the server called
+a version too old or too new. Only such an answer may be older than ours: then the server's history is another one (restored from a
+backup), and all services are listed again.
 
 How a stream ends, and what follows:
 
 =================================================  ==================================================================
-end of file, cut, silence; lived >= 1 s or spoke   watch again at once from the last version
+end of file at its time; it lived (``liveness``)   watch again at once from the last version
+ended early, cut, silent; it lived                 the same within ``RECONNECT_SPREAD_S``
 the same, but sooner                               back-off, watch again
-410, as a status or as an ERROR event              list again; at once if any stream lived since the last list, else back-off
+410, as a status or as an ERROR event              list again; within ``RELIST_SPREAD_S`` if any stream lived since the last
+                                                   list, else back-off
 429, no answer, connection refused                 back-off, same version (the Retry-After if longer)
 401                                                new credentials at once, then back-off
 403, 404                                           30 s to 5 minutes, list again
 anything else (400, 500, ERROR events)             back-off, list again
 =================================================  ==================================================================
 
-A stream in which nothing can be read never lived. A stream that ended cleanly after a second, or was cut after five, does not count
-against the pace: its successor may start at once. An event that cannot be read is followed by a list, which the stream outlives
-until its turn comes.
+The two spreads are for what happens to all clients of a server in one moment (it restarts, its history is gone): thousands would
+come back in the same millisecond. Each is at most a tenth of the time that went well before, so that a proxy that cuts often costs
+little. A client that starts is not delayed, and neither is a service that joins.
 
-Once a bookmark came, 150 s without a line are a dead stream: the server sends one about every minute.
+An event that cannot be read is followed by a list, which the stream outlives until its turn comes.
 
-Spec: client-go reflector.go; reference sections 3.2, 3.3, 8.3. Deviations: joining services (client-go has one reflector each).
+Spec: client-go reflector.go; KEP-3157; reference sections 3.2, 3.3, 8.3. Deviations: joining services (client-go has one reflector
+each); a streaming list begins at version 0, as other lists do.
 """
 
 from __future__ import annotations
@@ -39,58 +46,83 @@ from __future__ import annotations
 from typing import Final
 
 from meshlb.core.clock import Rng
-from meshlb.resolve.kubernetes.backoff import Backoff, Pace, Waits
-from meshlb.resolve.kubernetes.requests import WATCH_TIMEOUT_S, ListRequest, WatchRequest
+from meshlb.resolve.kubernetes.backoff import Delays, Pace, Waits
+from meshlb.resolve.kubernetes.liveness import NEVER, SHORT_WATCH_S, SILENCE_S, Liveness
+from meshlb.resolve.kubernetes.requests import WATCH_TIMEOUT_S, ListRequest, Resource, WatchRequest
 from meshlb.resolve.kubernetes.transport import ApiError, SourceError
-from meshlb.resolve.kubernetes.versions import comparable, is_older
-from meshlb.resolve.kubernetes.wire import Bookmark, Event, Passed, Removal, SliceEvent, Unreadable
+from meshlb.resolve.kubernetes.versions import comparable, is_older, later
+from meshlb.resolve.kubernetes.wire import Bookmark, Event, ObjectEvent, Passed, Removal, Unreadable
 
-SHORT_WATCH_S: Final = 1.0
-CUT_WATCH_S: Final = 5.0
-SILENCE_S: Final = 150.0
-MAX_RETRY_AFTER_S: Final = 60.0  # an API server asks for 1 to 32 s; who asks for an hour is no API server
+RECONNECT_SPREAD_S: Final = 1.0
+RELIST_SPREAD_S: Final = 5.0
+_SPREAD_RATIO: Final = 0.1  # of the time that went well
+# How a server says that it knows no streaming lists: validation, or a proxy that lets only known parameters through.
+_NO_STREAMING: Final = frozenset({400, 405, 406, 415, 422, 501})
 _ENDED_SOON: Final = f"a watch ended within {SHORT_WATCH_S:g} s and without an event"
 _ENDED_UNREAD: Final = "a watch ended and nothing in it could be read"
-_NEVER: Final = float("inf")
+
+
+class StreamingLists:
+    """Does this server have them? Shared by all streams to it, assumed until it says no."""
+
+    __slots__ = ("available",)
+
+    def __init__(self, available: bool = True) -> None:
+        self.available = available
 
 
 class ListWatch:
     """See the module's head. ``trouble`` is why nothing new comes at present; None while all is well."""
 
-    def __init__(self, namespace: str, waits: Waits, rng: Rng, silence_s: float = SILENCE_S) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        waits: Waits,
+        rng: Rng,
+        silence_s: float = SILENCE_S,
+        *,
+        resource: Resource = Resource.SLICES,
+        streaming: StreamingLists | None = None,
+    ) -> None:
         self.namespace = namespace
-        self._silence_s = silence_s
+        self.resource = resource
         self.services: set[str] = set()
         self.covered: set[str] = set()
         self.resource_version = ""
-        self.listing: ListRequest | None = None
+        self.listing: ListRequest | WatchRequest | None = None
         self.watching: WatchRequest | None = None
-        self.opened_s: float | None = None  # when the server accepted the watch
         self.trouble: SourceError | None = None
+        self.held_until_s = -NEVER  # the pace lets nothing start before
         self._rng = rng
+        self._streaming = streaming or StreamingLists(available=False)
+        self._alive = Liveness(silence_s)
         self._pace = Pace()
-        self._watch_backoff = Backoff(waits.failure, rng)
-        self._list_backoff = Backoff(waits.failure, rng)
-        self._refused_backoff = Backoff(waits.refusal, rng)
-        self._list_at_s = self._watch_at_s = -_NEVER
+        self._delays = Delays(waits, rng)
+        self._list_at_s = self._watch_at_s = self._spread_until_s = self._join_at_s = -NEVER
+        self._newest = ""  # the newest that anybody was told of: no list may be older; watches resume from ``resource_version``
+        self._known_when_listing = ""  # what a consistent answer must not be older than: the watch goes on meanwhile
+        self._plain = False  # the next list is no streaming one: that was forbidden
         self._consistent = False  # the next list asks for the most recent state
         self._renew = False  # the next request is made with new credentials
         self._renewed = False  # since the last success
-        self._heard_s = 0.0
-        self._spoke = False  # the stream carried an event
-        self._ordered = True  # its events are history, not the present state in arbitrary order
-        self._bookmarks = False  # this server sends them
         self._lived_since_list = False
-        self._readable: bool | None = None  # does the stream carry what can be read? None: nothing came yet
-        self._doubt_backoff = Backoff(waits.failure, rng)
-        self._relist_at_s = _NEVER  # an event could not be read: what it said is to be learned from a list
-        self.held_until_s = -_NEVER  # the pace lets nothing start before
+        self._listed_s: float | None = None
+        self._relist_at_s = NEVER  # an event could not be read: what it said is to be learned from a list
+
+    @property
+    def opened_s(self) -> float | None:
+        """When the server accepted the watch that is under way; None: it did not yet."""
+        return self._alive.opened_s
 
     # -- what is wanted
 
-    def add(self, service: str) -> None:
+    def add(self, service: str, at_s: float = -NEVER) -> None:
+        """``at_s``: where others are covered already, nobody who joined is listed before the first of these."""
         if service not in self.services:
+            if self.services <= self.covered | (self.listing.services if self.listing is not None else set()):
+                self._join_at_s = at_s
             self.services.add(service)
+            self._spread_until_s = -NEVER
             self._pace.grant(2)
 
     def discard(self, service: str) -> None:
@@ -101,19 +133,19 @@ class ListWatch:
     def next(self, now_s: float) -> ListRequest | WatchRequest | float | None:
         """What to start now, or in how many seconds to ask again; None: only after an event.
 
-        After each call, a watch under way that is not ``watching`` any more is to be abandoned.
+        After each call, a request under way that is neither ``watching`` nor ``listing`` any more is to be abandoned.
         """
         self._check_health(now_s)
         list_at_s = self._list_due_s()
         watch_at_s = self._watch_due_s(now_s, list_due=list_at_s <= now_s)
         due_s = min(list_at_s, watch_at_s)
         at_s = max(due_s, self._pace.free_s(now_s))
-        self.held_until_s = at_s if due_s <= now_s < at_s else -_NEVER
+        self.held_until_s = at_s if due_s <= now_s < at_s else -NEVER
         if at_s <= now_s:
             self._pace.spend(now_s)
             return self._new_watch() if watch_at_s <= list_at_s else self._new_list()
         at_s = min(at_s, self._health_due_s(now_s))
-        return at_s - now_s if at_s < _NEVER else None
+        return at_s - now_s if at_s < NEVER else None
 
     def held_s(self, now_s: float) -> float:
         """For how long the pace still holds back a request that is due; 0: it does not."""
@@ -122,7 +154,7 @@ class ListWatch:
     # -- what came of it
 
     def on_list(self, resource_version: str, now_s: float) -> frozenset[str] | SourceError:
-        """A complete answer came: the services whose slices it replaces, or why it must not be used."""
+        """A complete answer came: the services whose objects it replaces, or why it must not be used."""
         request, self.listing = self.listing, None
         assert request is not None
         asked = request.resource_version
@@ -130,11 +162,18 @@ class ListWatch:
             self._consistent = True
             return self._list_failed(now_s, ApiError(f"a list is older ({resource_version}) than what is known ({asked})"))
         self._consistent = self._renewed = self._lived_since_list = False
+        self._listed_s = now_s
         if not self.covered:
-            self._relist_at_s = _NEVER  # this list says it
-        self._settle(resource_version, consistent=not asked)
+            self._relist_at_s = NEVER  # this list says it
+        restored = not asked and is_older(resource_version, self._known_when_listing)
+        self._settle(resource_version, restored=restored)
+        self._newest = resource_version if restored else later(self._newest, resource_version)
         listed = request.services & self.services
         self.covered |= listed
+        if isinstance(request, WatchRequest):  # it goes on
+            self.watching = request
+            self._alive.opened(now_s)
+            self._alive.ordered = True
         return listed
 
     def on_list_failed(self, error: ApiError, now_s: float) -> SourceError | None:
@@ -142,41 +181,45 @@ class ListWatch:
         request, self.listing = self.listing, None
         assert request is not None
         refusal = error.refusal
+        if isinstance(request, WatchRequest) and refusal is not None and refusal.code in _NO_STREAMING:
+            self._streaming.available = False
+            return None
+        if isinstance(request, WatchRequest) and error.kind == "forbidden":
+            self._plain = True
+            return None
         unusable = refusal is not None and (refusal.expired or refusal.too_large_version or refusal.code == 400)
         if unusable and request.resource_version not in ("", "0"):
             self._consistent = True  # the version is to blame; within the same attempt, ask for whatever is newest
             return None
         return None if self._renewing(error) else self._list_failed(now_s, error)
 
+    def on_list_unmarked(self) -> None:
+        """A streaming list was accepted, and its end was not marked in time: the server does not know what that is."""
+        self.listing = None
+        self._streaming.available = False
+
     def on_watch_opened(self, now_s: float) -> None:
-        self.opened_s = self._heard_s = now_s
-        self._spoke = self._renewed = False
-        self._readable = None
+        self._renewed = False
+        self._alive.opened(now_s)
 
     def on_event(self, event: Event, now_s: float) -> bool:
-        """Note an event of the stream; True if it is for the reducers: that of its service, or whichever has the removed slice."""
-        self._heard_s = now_s
-        self._bookmarks = self._bookmarks or isinstance(event, Bookmark)
+        """Note an event of the stream; True if it is for the reducers: that of its service, or whichever has the removed object."""
+        self._alive.heard(event, now_s)
         self._note_version(event)
-        if isinstance(event, Unreadable):
-            self._readable = self._readable or False
-            if self._relist_at_s == _NEVER:
-                self._relist_at_s = now_s + self._doubt_backoff.next_s(now_s)
-            return False
-        self._readable = True
-        if not isinstance(event, (SliceEvent, Removal)):
-            return False
-        self._spoke = True
-        return isinstance(event, Removal) or event.slice.service in self.covered
+        if isinstance(event, Unreadable) and self._relist_at_s == NEVER:
+            self._relist_at_s = now_s + self._delays.doubt.next_s(now_s)
+        return isinstance(event, Removal) or (isinstance(event, ObjectEvent) and event.service in self.covered)
 
     def on_watch_ended(self, error: ApiError | None, now_s: float) -> SourceError | None:
         """The stream is over (None: a clean end of file). Returns what to tell everybody; None: it is tried again at once."""
-        lived = self._lived(now_s)
-        if self._earned(error, now_s):
+        lived, refused = self._alive.lived(now_s), error is not None and error.refusal is not None
+        if not refused and self._alive.lasted(now_s, clean=error is None):
             self._pace.grant(1)
         self._lived_since_list = self._lived_since_list or lived
-        self.watching = self.opened_s = None
-        error = error or ApiError(_ENDED_UNREAD if self._readable is False else _ENDED_SOON)
+        if lived and not self._in_time(error, now_s):
+            self._watch_at_s = max(self._watch_at_s, self._spread_s(RECONNECT_SPREAD_S, self.opened_s, now_s))
+        self._leave_watch()
+        error = error or ApiError(_ENDED_UNREAD if self._alive.readable is False else _ENDED_SOON)
         refusal = error.refusal
         if refusal is None:
             return None if lived else self._watch_failed(now_s, error)
@@ -185,52 +228,82 @@ class ListWatch:
         if refusal.code == 429:
             return self._watch_failed(now_s, error)
         self.covered.clear()
-        at_once = refusal.expired and self._lived_since_list
-        trouble = None if at_once else self._watch_failed(now_s, error)
+        if refusal.expired and self._lived_since_list:
+            self._spread_until_s = self._spread_s(RELIST_SPREAD_S, self._listed_s, now_s)
+            return None
+        trouble = self._watch_failed(now_s, error)
         self._list_at_s = max(self._list_at_s, self._watch_at_s)
         return trouble
 
     # -- inside
 
+    def _spread_s(self, longest_s: float, well_since_s: float | None, now_s: float) -> float:
+        """The moment of our own in which to come back."""
+        well_s = now_s - well_since_s if well_since_s is not None else 0.0
+        return now_s + min(longest_s, _SPREAD_RATIO * well_s) * self._rng.random()
+
+    def _leave_watch(self) -> None:
+        self.watching = None
+        self._alive.closed()
+
+    def _in_time(self, error: ApiError | None, now_s: float) -> bool:
+        """Did the stream end when we asked for it? Those ends are spread over minutes already."""
+        if error is not None or self.watching is None or self.opened_s is None:
+            return False
+        return now_s - self.opened_s >= self.watching.timeout_s - SHORT_WATCH_S
+
     def _list_due_s(self) -> float:
         """Those who are covered come first: lists for others wait until the watch is open again."""
         wanted = self.listing is None and not self.services <= self.covered
-        return self._list_at_s if wanted and (not self.covered or self.opened_s is not None) else _NEVER
+        due = wanted and (not self.covered or self.opened_s is not None)
+        return max(self._list_at_s, self._spread_until_s, self._join_at_s if self.covered else -NEVER) if due else NEVER
 
     def _watch_due_s(self, now_s: float, *, list_due: bool) -> float:
         if not self.covered:
-            return _NEVER
+            return NEVER
         if self.watching is None:
             return self._watch_at_s
         # A wider one: after all lists that can be made now, so that one new watch serves them all.
         waits = self.listing is not None or list_due or self.opened_s is None
-        return _NEVER if waits or self.covered <= self.watching.services else now_s
+        return NEVER if waits or self.covered <= self.watching.services else now_s
 
-    def _new_list(self) -> ListRequest:
-        version = "" if self._consistent else self.resource_version or "0"
+    def _new_list(self) -> ListRequest | WatchRequest:
+        version = "" if self._consistent else (self.resource_version if self.covered else self._newest) or "0"
         missing = frozenset(self.services - self.covered)
-        renew, self._renew = self._renew, False
-        self.listing = ListRequest(namespace=self.namespace, services=missing, resource_version=version, renew=renew)
+        self._known_when_listing = self._newest
+        plain, self._plain = self._plain, False
+        if self._streaming.available and not self.covered and not plain:
+            self.listing = self._watch_request(missing, version, initial=True)
+        else:
+            renew, self._renew = self._renew, False
+            self.listing = ListRequest(
+                namespace=self.namespace, services=missing, resource_version=version, renew=renew, resource=self.resource
+            )
         return self.listing
 
     def _new_watch(self) -> WatchRequest:
-        shortest, longest = WATCH_TIMEOUT_S
-        renew, self._renew = self._renew, False
-        self.watching = WatchRequest(
-            namespace=self.namespace,
-            services=frozenset(self.covered),
-            resource_version=self.resource_version,
-            timeout_s=shortest + int(self._rng.random() * (longest - shortest + 1)),
-            renew=renew,
-        )
-        self.opened_s = None
-        self._ordered = self.resource_version not in ("", "0")
+        self.watching = self._watch_request(frozenset(self.covered), self.resource_version)
+        self._alive.closed()
+        self._alive.ordered = self.resource_version not in ("", "0")
         return self.watching
 
-    def _settle(self, listed: str, *, consistent: bool) -> None:
+    def _watch_request(self, services: frozenset[str], version: str, *, initial: bool = False) -> WatchRequest:
+        shortest, longest = WATCH_TIMEOUT_S
+        renew, self._renew = self._renew, False
+        return WatchRequest(
+            namespace=self.namespace,
+            services=services,
+            resource_version=version,
+            timeout_s=shortest + int(self._rng.random() * (longest - shortest + 1)),
+            renew=renew,
+            resource=self.resource,
+            initial=initial,
+        )
+
+    def _settle(self, listed: str, *, restored: bool) -> None:
         """Choose where the next watch begins: at the earlier of the two places, so that neither side misses anything."""
         ours = self.resource_version
-        if self.covered and comparable(listed) and comparable(ours) and not (consistent and is_older(listed, ours)):
+        if self.covered and comparable(listed) and comparable(ours) and not restored:
             self.resource_version = listed if is_older(listed, ours) else ours
         else:  # nobody else to care for; or the others' place says nothing here, and they are listed again
             self.covered.clear()
@@ -238,46 +311,36 @@ class ListWatch:
 
     def _note_version(self, event: Event) -> None:
         """Move on, unless a covered service is not in this stream: its events since its list are still to be fetched."""
-        if not isinstance(event, (SliceEvent, Removal, Bookmark, Passed)):
+        if not isinstance(event, (ObjectEvent, Removal, Bookmark, Passed)):
             return
         version = event.resource_version
-        self._ordered = self._ordered or isinstance(event, (Bookmark, Removal)) or event.type != "ADDED"
+        self._newest = later(self._newest, version)
         complete = self.watching is not None and self.covered <= self.watching.services
-        if version and self._ordered and complete and not is_older(version, self.resource_version):
+        if version and self._alive.ordered and complete and not is_older(version, self.resource_version):
             self.resource_version = version
 
-    def _lived(self, now_s: float) -> bool:
-        if self.opened_s is None or self._readable is False:
-            return False
-        return self._spoke or now_s - self.opened_s >= SHORT_WATCH_S
-
-    def _earned(self, error: ApiError | None, now_s: float) -> bool:
-        """Did the stream live long enough to be opened again at once, however often (a proxy may cut every few seconds)?"""
-        if not self._lived(now_s) or self.opened_s is None or (error is not None and error.refusal is not None):
-            return False
-        return now_s - self.opened_s >= (SHORT_WATCH_S if error is None else CUT_WATCH_S)
-
     def _check_health(self, now_s: float) -> None:
-        if self.opened_s is not None and self._bookmarks and now_s - self._heard_s >= self._silence_s:
-            self.on_watch_ended(ApiError(f"nothing heard for {self._silence_s:g} s, not even a bookmark"), now_s)
-        if self._lived(now_s) and self.services <= self.covered:
+        if self._alive.silent_at_s <= now_s:
+            silent_s = self._alive.silent_for_s(now_s)
+            self.on_watch_ended(ApiError(f"nothing heard for {silent_s:.0f} s, not even a bookmark"), now_s)
+        if self._alive.lived(now_s) and self.services <= self.covered:
             self.trouble = None
         if self.opened_s is not None and self.listing is None and max(self._relist_at_s, self._pace.free_s(now_s)) <= now_s:
             # Until now the stream went on; what came since its last version is in the list, which is a consistent one.
-            self._relist_at_s = _NEVER
+            self._relist_at_s = NEVER
             self._consistent = True
-            self.watching = self.opened_s = None
+            self._leave_watch()
             self.covered.clear()
 
     def _health_due_s(self, now_s: float) -> float:
         """When ``_check_health`` may find something new."""
         if self.opened_s is None:
-            return _NEVER
-        silent_s = self._heard_s + self._silence_s if self._bookmarks else _NEVER
-        if self._relist_at_s < _NEVER and self.listing is None:
-            silent_s = min(silent_s, max(self._relist_at_s, self._pace.free_s(now_s)))
+            return NEVER
+        due_s = self._alive.silent_at_s
+        if self._relist_at_s < NEVER and self.listing is None:
+            due_s = min(due_s, max(self._relist_at_s, self._pace.free_s(now_s)))
         healthy_s = self.opened_s + SHORT_WATCH_S
-        return min(silent_s, healthy_s) if self.trouble is not None and now_s < healthy_s else silent_s
+        return min(due_s, healthy_s) if self.trouble is not None and now_s < healthy_s else due_s
 
     def _renewing(self, error: ApiError) -> bool:
         """Is this a 401 that new credentials may heal? Tried at once, and once."""
@@ -287,19 +350,11 @@ class ListWatch:
         return again
 
     def _list_failed(self, now_s: float, error: ApiError) -> SourceError:
-        self._list_at_s = now_s + self._delay_s(self._list_backoff, error, now_s)
-        return self._troubled(error)
+        self._list_at_s = now_s + self._delays.list_s(error, now_s)
+        self.trouble = error.told
+        return self.trouble
 
     def _watch_failed(self, now_s: float, error: ApiError) -> SourceError:
-        self._watch_at_s = now_s + self._delay_s(self._watch_backoff, error, now_s)
-        return self._troubled(error)
-
-    def _delay_s(self, backoff: Backoff, error: ApiError, now_s: float) -> float:
-        if error.kind in ("forbidden", "not_served"):
-            backoff = self._refused_backoff
-        asked_s = min(error.refusal.retry_after_s, MAX_RETRY_AFTER_S) if error.refusal is not None else 0.0
-        return backoff.next_s(now_s, asked_s)
-
-    def _troubled(self, error: ApiError) -> SourceError:
+        self._watch_at_s = now_s + self._delays.watch_s(error, now_s)
         self.trouble = error.told
         return self.trouble

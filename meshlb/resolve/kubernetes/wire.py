@@ -1,4 +1,4 @@
-"""From the API server's JSON to frozen records: the only place that knows how EndpointSlices, Services and watch lines are spelled.
+"""From the API server's JSON to frozen records: the only place that knows how EndpointSlices and watch lines are spelled.
 
 Why not the models of the ``kubernetes`` package: they cost nine times as much CPU per event and three times the memory, and they
 refuse what a newer server may say. Here unknown fields and unknown enum values are passed over; a value of a wrong *type* makes
@@ -6,29 +6,36 @@ the whole object unreadable (``WireError``), because half a slice would look lik
 
 What is not for us is passed over as well, and counted: address types other than IPv4 and IPv6 (FQDN, which nobody writes), slices
 of no Service. Of an endpoint only the first address has a meaning, and kube-proxy looks at no other. Ports that are not TCP, or
-have no number from 1 to 65535, are left out. Absent conditions mean ready, serving, not terminating.
+have no number, are left out. Absent conditions mean ready, serving, not terminating.
+
+What cannot be dialled cannot be lost either: an endpoint whose address is none of its slice's family and a port beyond 65535 are left
+out, the rest of the slice counts, and the record says so (``flaws``) for a warning and the counters.
 
 Zones, nodes and port tuples repeat thousands of times and are kept once.
 
-Spec: k8s.io/api discovery/v1 types.go; core/v1 Service; apimachinery meta/v1 WatchEvent.
+Spec: k8s.io/api discovery/v1 types.go; apimachinery meta/v1 WatchEvent.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
 from meshlb.core.endpoint import NO_HINTS, NO_LOCALITY, Endpoint, Hints, Locality
-from meshlb.resolve.kubernetes.fields import WireError, document, read, strings
+from meshlb.resolve.kubernetes.fields import WireError, document, read
 from meshlb.resolve.kubernetes.refusal import Refusal, of_status
+from meshlb.resolve.kubernetes.service_wire import FAMILIES, PORTS
 
 SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"
 HEADLESS_LABEL: Final = "service.kubernetes.io/headless"
 _INITIAL_EVENTS_END: Final = "k8s.io/initial-events-end"
-_PORTS: Final = range(1, 65536)
+BAD_ADDRESS: Final = "endpoints without a valid address"
+_LOGGED: Final = 80
+_BAD_PORT: Final = "ports out of range"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,10 @@ class SlicePort:
 
 @dataclass(frozen=True, slots=True)
 class SliceRecord:
-    """An EndpointSlice. ``endpoints`` have port 0: ``ports`` apply to all of them, and which is meant is for the target to say."""
+    """An EndpointSlice. ``endpoints`` have port 0: ``ports`` apply to all of them, and which is meant is for the target to say.
+
+    ``flaws``: what was left out of it, by kind.
+    """
 
     name: str
     namespace: str
@@ -53,31 +63,8 @@ class SliceRecord:
     headless: bool
     ports: tuple[SlicePort, ...]
     endpoints: tuple[Endpoint, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ServicePort:
-    """A TCP port of a Service; ``target_port`` is a number, or the name of a container's port."""
-
-    name: str
-    port: int
-    target_port: int | str = 0
-    protocol: str = "TCP"
-    app_protocol: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceRecord:
-    """A Service. ``cluster_ips`` is empty for headless and ExternalName ones, else in the order of ``ip_families``."""
-
-    name: str
-    namespace: str
-    type: str = "ClusterIP"
-    cluster_ips: tuple[str, ...] = ()
-    ip_families: tuple[str, ...] = ()
-    ports: tuple[ServicePort, ...] = ()
-    external_name: str = ""
-    headless: bool = False
+    flaws: tuple[str, ...] = ()
+    truncated: bool = False  # its source left endpoints out: an Endpoints object over capacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +75,22 @@ class SliceEvent:
     slice: SliceRecord
 
     @property
+    def service(self) -> str:
+        return self.slice.service
+
+    @property
     def resource_version(self) -> str:
         return self.slice.resource_version
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointsEvent:
+    """``type`` is ADDED or MODIFIED. One object is everything its Service has: ``slices`` replace all that were."""
+
+    type: str
+    service: str
+    resource_version: str
+    slices: tuple[SliceRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,8 @@ class Removal:
     resource_version: str
 
 
-Event = SliceEvent | Removal | Bookmark | Passed | Unreadable | Refusal
+ObjectEvent = SliceEvent | EndpointsEvent
+Event = SliceEvent | EndpointsEvent | Removal | Bookmark | Passed | Unreadable | Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,35 +142,46 @@ class SliceList:
 
 
 def parse_slice_list(text: bytes) -> SliceList:
-    """Raises WireError if it is no list of slices: an absent item is a removed one, so nothing else may pass for an empty list.
+    """Raises WireError if it is no complete list of slices."""
+    return parse_list(text, "EndpointSliceList", parse_slice)
+
+
+def parse_list(text: bytes, kind: str, parse: Callable[[object], SliceRecord | tuple[SliceRecord, ...] | Passed]) -> SliceList:
+    """Raises WireError if it is no list of this kind: an absent item is a removed one, so nothing else may pass for an empty list.
 
     A single bad item is only ``unreadable``.
     """
     whole = document(text)
-    if read(whole, "kind", str, "") != "EndpointSliceList" or "items" not in whole:
-        raise WireError(f"no EndpointSliceList but {text[:80]!r}")
+    if read(whole, "kind", str, "") != kind or "items" not in whole:
+        raise WireError(f"no {kind} but {text[:80]!r}")
     metadata = read(whole, "metadata", dict, {})
     version = read(metadata, "resourceVersion", str, "")
     if not version or read(metadata, "continue", str, ""):
-        raise WireError("an EndpointSliceList without a version" if not version else "an EndpointSliceList that is not complete")
+        raise WireError(f"an {kind} without a version" if not version else f"an {kind} that is not complete")
     slices: list[SliceRecord] = []
     passed: list[Passed] = []
     unreadable: list[Unreadable] = []
     for item in read(whole, "items", list, ()):
         try:
-            parsed = parse_slice(item)
+            parsed = parse(item)
         except WireError as error:
             unreadable.append(_unreadable(item, error))
             continue
-        if isinstance(parsed, SliceRecord):
-            slices.append(parsed)
-        else:
+        if isinstance(parsed, Passed):
             passed.append(parsed)
+        else:
+            slices += parsed if isinstance(parsed, tuple) else (parsed,)
     return SliceList(version, tuple(slices), tuple(passed), tuple(unreadable))
 
 
-def parse_event(line: bytes) -> Event:
-    """One line of a watch; never raises."""
+def parse_slice_event(kind: str, thing: dict[str, Any]) -> Event:
+    """What an ADDED or MODIFIED slice says. Raises WireError."""
+    parsed = parse_slice(thing)
+    return Passed(kind, parsed.resource_version, parsed.why) if isinstance(parsed, Passed) else SliceEvent(sys.intern(kind), parsed)
+
+
+def parse_event(line: bytes, parse: Callable[[str, dict[str, Any]], Event] = parse_slice_event) -> Event:
+    """One line of a watch; never raises. ``parse`` reads what was ADDED or MODIFIED."""
     try:
         whole = document(line)
         kind, thing = read(whole, "type", str, ""), read(whole, "object", dict, None)
@@ -177,7 +190,7 @@ def parse_event(line: bytes) -> Event:
     except WireError as error:
         return Unreadable("", "", f"{error} in {line[:80]!r}")
     try:
-        return _parse_object(kind, thing)
+        return _parse_object(kind, thing, parse)
     except WireError as error:
         return _unreadable(thing, error)
 
@@ -194,10 +207,11 @@ def parse_slice(item: object) -> SliceRecord | Passed:
         raise WireError("metadata.name: absent")
     family = read(item, "addressType", str, "")
     service = read(labels, SERVICE_NAME_LABEL, str, "")
-    if family not in ("IPv4", "IPv6"):
-        return Passed("", version, f"addressType {family}")
+    if family not in FAMILIES:  # by kind, not by word: counters must not grow with what somebody makes up
+        return Passed("", version, f"addressType {family if family == 'FQDN' else 'unknown'}")
     if not service:
         return Passed("", version, "no service")
+    flaws: list[str] = []
     return SliceRecord(
         name,
         read(metadata, "namespace", str, ""),
@@ -205,33 +219,13 @@ def parse_slice(item: object) -> SliceRecord | Passed:
         version,
         sys.intern(family),
         HEADLESS_LABEL in labels,
-        _slice_ports(read(item, "ports", list, ())),
-        tuple(_endpoint(entry, family) for entry in read(item, "endpoints", list, ()) if read(entry, "addresses", list, ())),
+        slice_ports(read(item, "ports", list, ()), flaws),
+        tuple(_endpoints(read(item, "endpoints", list, ()), family, flaws)),
+        flaws=tuple(flaws),
     )
 
 
-def parse_service(text: bytes) -> ServiceRecord:
-    """A Service object. Raises WireError."""
-    whole = document(text)
-    if read(whole, "kind", str, "") != "Service":
-        raise WireError(f"no Service but {text[:80]!r}")
-    metadata = read(whole, "metadata", dict, {})
-    spec = read(whole, "spec", dict, {})
-    first = read(spec, "clusterIP", str, "")
-    addresses = strings(spec, "clusterIPs") or ((first,) if first else ())  # no list before Kubernetes 1.20
-    return ServiceRecord(
-        read(metadata, "name", str, ""),
-        read(metadata, "namespace", str, ""),
-        read(spec, "type", str, "ClusterIP"),
-        tuple(address for address in addresses if address != "None"),
-        strings(spec, "ipFamilies"),
-        tuple(port for port in map(_service_port, read(spec, "ports", list, ())) if _usable(port)),
-        read(spec, "externalName", str, ""),
-        "None" in addresses,
-    )
-
-
-def _parse_object(kind: str, thing: dict[str, Any]) -> Event:
+def _parse_object(kind: str, thing: dict[str, Any], parse: Callable[[str, dict[str, Any]], Event]) -> Event:
     if kind == "ERROR":
         try:
             return of_status(thing)
@@ -242,49 +236,41 @@ def _parse_object(kind: str, thing: dict[str, Any]) -> Event:
     if kind == "BOOKMARK":
         return Bookmark(version, read(metadata, "annotations", dict, {}).get(_INITIAL_EVENTS_END) == "true")
     if kind not in ("ADDED", "MODIFIED", "DELETED"):
-        return Passed(kind, version, f"event type {kind}")
+        return Passed(kind[:_LOGGED], version, "event type unknown")
     if kind == "DELETED" and (name := read(metadata, "name", str, "")):
         return Removal(name, version)
-    parsed = parse_slice(thing)
-    return Passed(kind, parsed.resource_version, parsed.why) if isinstance(parsed, Passed) else SliceEvent(sys.intern(kind), parsed)
+    return parse(kind, thing)
 
 
-def _slice_ports(items: list[Any]) -> tuple[SlicePort, ...]:
+def slice_ports(items: list[Any], flaws: list[str]) -> tuple[SlicePort, ...]:
+    """The TCP ports; what is none is added to ``flaws``."""
     found = []
     for item in items:
         number = read(item, "port", int, 0)
-        protocol = read(item, "protocol", str, "TCP")
-        if number in _PORTS and protocol == "TCP":
+        if number and number not in PORTS:
+            flaws.append(_BAD_PORT)
+        elif number and read(item, "protocol", str, "TCP") == "TCP":
             found.append(_slice_port(read(item, "name", str, ""), number, read(item, "appProtocol", str, "")))
     return tuple(found)
 
 
-def _usable(port: ServicePort) -> bool:
-    named = isinstance(port.target_port, str)
-    return port.protocol == "TCP" and port.port in _PORTS and (named or port.target_port in _PORTS)
+def _endpoints(entries: list[Any], family: str, flaws: list[str]) -> Iterator[Endpoint]:
+    for entry in entries:
+        addresses = read(entry, "addresses", list, ()) if entry is not None else ()
+        host = read_address(addresses[0], family) if addresses else ""
+        if host:
+            yield _endpoint(entry, host)
+        else:
+            flaws.append(BAD_ADDRESS)
 
 
-def _service_port(item: object) -> ServicePort:
-    number = read(item, "port", int, 0)
-    target = item.get("targetPort") if isinstance(item, dict) else None
-    if target is not None and (isinstance(target, bool) or not isinstance(target, (int, str))):
-        raise WireError(f"targetPort: {target!r:.80} is neither a number nor a name")
-    return ServicePort(
-        read(item, "name", str, ""),
-        number,
-        target or number,
-        read(item, "protocol", str, "TCP"),
-        read(item, "appProtocol", str, ""),
-    )
-
-
-def _endpoint(entry: dict[str, Any], family: str) -> Endpoint:
+def _endpoint(entry: dict[str, Any], host: str) -> Endpoint:
     conditions = read(entry, "conditions", dict, {})
     target = read(entry, "targetRef", dict, {})
     zone = read(entry, "zone", str, "")
     hints = read(entry, "hints", dict, {})
     return Endpoint(
-        host=_address(entry["addresses"][0], family),
+        host=host,
         port=0,
         uid=read(target, "uid", str, ""),
         name=read(target, "name", str, ""),
@@ -298,14 +284,14 @@ def _endpoint(entry: dict[str, Any], family: str) -> Endpoint:
     )
 
 
-def _address(text: object, family: str) -> str:
+def read_address(text: object, family: str) -> str:
+    """IPv6 in its one canonical form: the same address must be the same endpoint to every source. Empty if it is none."""
+    if not isinstance(text, str):
+        raise WireError(f"addresses[0]: {text!r:.80} is no {family} address")
     try:
-        if not isinstance(text, str):
-            raise ValueError(text)
-        # IPv6 in its one canonical form: the same address must be the same endpoint to every source.
         return str(ipaddress.IPv4Address(text) if family == "IPv4" else ipaddress.IPv6Address(text))
     except ValueError:
-        raise WireError(f"addresses[0]: {text!r:.80} is no {family} address") from None
+        return ""
 
 
 @lru_cache(maxsize=1024)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,10 @@ from meshlb.core.policy import PickInfo
 from meshlb.core.subchannel import Attempt, Subchannel
 from meshlb.errors import ClosedError, DeadlineExceededError, NoEndpointError, ResolveError, ServiceNotFoundError
 from meshlb.load.in_flight import LiveOnly
-from meshlb.retry.budget import TokenBucket
+from meshlb.retry.budget import BudgetSettings, RetryBudget
+from meshlb.retry.rules import rules_of
+from meshlb.retry.settings import Retry
+from meshlb.retry.tries import Failure
 from tests.unit.pool.bench import ANY, CONNECTING, READY, TRANSIENT_FAILURE, Bench, cluster_ip, pod, unready
 
 UNREACHABLE = Outcome.UNREACHABLE
@@ -33,13 +37,25 @@ class Caller:
         stream: bool = False,
         tokens: float = 100.0,
         exclude: frozenset[Subchannel] = frozenset(),
+        retry: Any = "on",
     ) -> None:
         self.bench = bench
-        self.budget = TokenBucket(bench.loop, threading.Lock(), burst=tokens, refill_per_s=0.0)
-        limits = CallLimits(self.budget, first_answer_timeout_s=5.0, connect_timeout_s=3.0)
+        settings = BudgetSettings(ratio=0.0, min_per_s=tokens / 60.0, ttl_s=60.0)
+        self.budget = RetryBudget(bench.loop, threading.Lock(), settings=settings)
+        limits = CallLimits(self.budget, first_answer_timeout_s=5.0, connect_timeout_s=3.0, rng=bench.rng)
         deadline_s = None if timeout_s is None else bench.loop.now_s() + timeout_s
         info = PickInfo("/shop.Orders/Get", exclude)
-        self.call = Call(bench.view, limits, info, deadline_s=deadline_s, wait_for_ready=wait_for_ready, stream=stream)
+        rules = rules_of(Retry.of(retry), info.method)
+        self.call = Call(
+            bench.view,
+            limits,
+            info,
+            deadline_s=deadline_s,
+            wait_for_ready=wait_for_ready,
+            stream=stream,
+            rules=rules,
+            idempotent=rules.idempotent,
+        )
 
     def begin(self) -> Attempt | None:
         return self.call.begin_attempt(self.bench.loop.now_s())
@@ -48,6 +64,9 @@ class Caller:
         attempt = self.begin()
         assert attempt is not None
         return attempt
+
+    def end(self, attempt: Attempt, outcome: Outcome, failure: Failure | None = None) -> float | None:
+        return self.call.end_attempt(attempt, outcome, self.bench.loop.now_s(), failure)
 
     def waits(self) -> float | None:
         """Seconds for which the adapter is told to wait; None without limit."""
@@ -72,7 +91,7 @@ def test_a_call_that_was_sent_is_over_when_it_ends(outcome: Outcome) -> None:
     """Whatever came of it: it may have been processed."""
     caller = Caller(connected(1, 2))
     attempt = caller.sent()
-    assert caller.call.end_attempt(attempt, outcome) is None
+    assert caller.end(attempt, outcome) is None
     assert attempt.subchannel.in_flight == 0
     assert caller.budget.tokens == 100.0
 
@@ -210,12 +229,12 @@ def test_the_deadline_is_counted_once_over_resolving_waiting_and_every_attempt()
     attempt = caller.sent()
     assert caller.call.remaining_s(now_s()) == 5.0
     bench.loop.advance(4.0)
-    assert caller.call.end_attempt(attempt, UNREACHABLE) == 0.0
+    assert caller.end(attempt, UNREACHABLE) == 0.0
     attempt = caller.sent()
     assert caller.call.remaining_s(now_s()) == 1.0
     bench.loop.advance(1.0)
     assert caller.call.remaining_s(now_s()) == 0.0
-    assert caller.call.end_attempt(attempt, Outcome.CANCELLED) is None
+    assert caller.end(attempt, Outcome.CANCELLED) is None
 
 
 @pytest.mark.parametrize("timeout_s", [0.0, -1.0])
@@ -233,7 +252,7 @@ def test_a_deadline_that_comes_between_two_attempts_ends_the_call() -> None:
     caller = Caller(bench, timeout_s=1.0)
     attempt = caller.sent()
     bench.loop.advance(1.0)
-    assert caller.call.end_attempt(attempt, UNREACHABLE) == 0.0
+    assert caller.end(attempt, UNREACHABLE) == 0.0
     with pytest.raises(DeadlineExceededError):
         caller.begin()
     assert caller.call.remaining_s(bench.loop.now_s()) == 0.0
@@ -258,7 +277,7 @@ def test_when_nothing_is_connectable_a_call_makes_one_attempt_and_no_second() ->
     bench.connect(TRANSIENT_FAILURE, *bench.view.wanted())
     caller = Caller(bench)
     attempt = caller.sent()
-    assert caller.call.end_attempt(attempt, UNREACHABLE) is None
+    assert caller.end(attempt, UNREACHABLE) is None
     assert sum(sub.started for sub in bench.view.wanted()) == 1
     assert caller.budget.tokens == 100.0
 
@@ -275,7 +294,7 @@ def test_the_last_endpoint_that_turns_out_unreachable_ends_the_call() -> None:
     """There is nowhere else to go."""
     bench = connected(1)
     caller = Caller(bench)
-    assert caller.call.end_attempt(caller.sent(), UNREACHABLE) is None
+    assert caller.end(caller.sent(), UNREACHABLE) is None
     assert caller.budget.tokens == 100.0
 
 
@@ -285,7 +304,7 @@ def test_while_the_fallback_connects_calls_wait_for_it() -> None:
     bench.publish(pod(1), fallback=[cluster_ip(0)])
     bench.connect(READY, bench.sub(1))
     caller = Caller(bench)
-    assert caller.call.end_attempt(caller.sent(), UNREACHABLE) == 0.0
+    assert caller.end(caller.sent(), UNREACHABLE) == 0.0
     assert caller.waits() == 3.0
     bench.connect(READY, bench.spare(0))
     assert caller.sent().subchannel is bench.spare(0)
@@ -341,7 +360,7 @@ def test_wait_for_ready_waits_again_after_an_unreachable_endpoint() -> None:
     """Where another call would give up, since nothing else is connectable."""
     bench = connected(1)
     caller = Caller(bench, wait_for_ready=True)
-    assert caller.call.end_attempt(caller.sent(), UNREACHABLE) == 0.0
+    assert caller.end(caller.sent(), UNREACHABLE) == 0.0
     assert caller.waits() is None
     bench.connect(READY, bench.sub(1))
     assert caller.sent().subchannel is bench.sub(1)  # tried before, and there is no other
@@ -351,15 +370,15 @@ def test_wait_for_ready_waits_again_however_often_an_endpoint_is_lost() -> None:
     """Neither the limit nor an empty bucket ends it; from then on it pauses before each try, and never beyond its deadline."""
     bench = connected(1, 2)
     caller = Caller(bench, wait_for_ready=True, tokens=1.0, timeout_s=1.02)
-    assert caller.call.end_attempt(caller.sent(), UNREACHABLE) == 0.0
+    assert caller.end(caller.sent(), UNREACHABLE) == 0.0
     for _ in range(20):
         bench.connect(READY, *bench.view.wanted())
-        assert caller.call.end_attempt(caller.sent(), UNREACHABLE) == AGAIN_S
+        assert caller.end(caller.sent(), UNREACHABLE) == AGAIN_S
         bench.connect(READY, *bench.view.wanted())
         assert caller.waits() is not None
         bench.loop.advance(AGAIN_S)
     assert caller.budget.tokens == 0.0
-    assert caller.call.end_attempt(caller.sent(), UNREACHABLE) == AGAIN_S
+    assert caller.end(caller.sent(), UNREACHABLE) == AGAIN_S
     assert 0.0 < (caller.waits() or 0.0) < AGAIN_S
     bench.loop.advance(0.03)
     with pytest.raises(DeadlineExceededError):
@@ -398,7 +417,7 @@ def test_what_never_left_goes_elsewhere_at_most_twice_each_time_to_another_endpo
     for _ in range(3):
         attempt = caller.sent()
         tried.append(attempt.subchannel)
-        again.append(caller.call.end_attempt(attempt, UNREACHABLE))
+        again.append(caller.end(attempt, UNREACHABLE))
         bench.connect(READY, attempt.subchannel)
     assert tried == [bench.sub(1), bench.sub(2), bench.sub(3)]
     assert again == [0.0, 0.0, None]
@@ -414,7 +433,7 @@ def test_what_the_caller_excludes_stays_excluded_elsewhere() -> None:
     bench.connect(READY, *bench.view.wanted())
     caller = Caller(bench, exclude=frozenset({bench.sub(1)}))
     first = caller.sent()
-    assert caller.call.end_attempt(first, UNREACHABLE) == 0.0
+    assert caller.end(first, UNREACHABLE) == 0.0
     assert [first.subchannel, caller.sent().subchannel] == [bench.sub(2), bench.sub(3)]
     assert caller.call.info.method == ANY.method
 
@@ -423,15 +442,8 @@ def test_an_empty_bucket_ends_the_call() -> None:
     """With what it got."""
     bench = connected(1, 2, 3)
     caller = Caller(bench, tokens=1.0)
-    assert caller.call.end_attempt(caller.sent(), UNREACHABLE) == 0.0
-    assert caller.call.end_attempt(caller.sent(), UNREACHABLE) is None
-
-
-def test_a_server_that_refuses_further_tries_is_obeyed() -> None:
-    """A negative pushback; another one asks for a delay that a call which never arrived need not keep."""
-    bench = connected(1, 2, 3)
-    assert Caller(bench).call.end_attempt(Caller(bench).sent(), UNREACHABLE, -1.0) is None
-    assert Caller(bench).call.end_attempt(Caller(bench).sent(), UNREACHABLE, 5.0) == 0.0
+    assert caller.end(caller.sent(), UNREACHABLE) == 0.0
+    assert caller.end(caller.sent(), UNREACHABLE) is None
 
 
 def test_an_attempt_ended_twice_counts_once() -> None:
@@ -439,9 +451,99 @@ def test_an_attempt_ended_twice_counts_once() -> None:
     bench = connected(1, 2, 3)
     caller = Caller(bench)
     attempt = caller.sent()
-    caller.call.end_attempt(attempt, Outcome.SUCCESS)
-    caller.call.end_attempt(attempt, Outcome.SUCCESS)
+    caller.end(attempt, Outcome.SUCCESS)
+    caller.end(attempt, Outcome.SUCCESS)
     assert attempt.subchannel.in_flight == 0
+
+
+# --- once more -------------------------------------------------------------------------------------------------------------
+
+IDEMPOTENT = {"idempotent": ["*"]}
+LOST = Failure("UNAVAILABLE", lost=True)
+
+
+def test_another_attempt_waits_for_its_time_and_goes_elsewhere() -> None:
+    """The delay is what it answers, and what the adapter is told to wait; nobody may begin before."""
+    bench = Bench()
+    bench.pool.policy = Stubborn()
+    bench.publish(pod(1), pod(2))
+    bench.connect(READY, *bench.view.wanted())
+    caller = Caller(bench, retry={**IDEMPOTENT, "wait": lambda state: 0.5})
+    first = caller.sent()
+    assert caller.end(first, Outcome.FAILURE, LOST) == 0.5
+    assert caller.call.previous_attempts == 1
+    assert caller.waits() == 0.5
+    bench.loop.advance(0.25)
+    assert caller.waits() == 0.25
+    bench.loop.advance(0.25)
+    second = caller.sent()
+    assert [first.subchannel, second.subchannel] == [bench.sub(1), bench.sub(2)]
+    assert caller.end(second, Outcome.SUCCESS) is None
+    assert caller.budget.granted == 1
+
+
+def test_the_budget_is_the_last_who_is_asked_and_covers_every_tier() -> None:
+    """What is refused for another reason costs nothing; one token pays for one attempt of either tier."""
+    bench = connected(1, 2, 3)
+    assert Caller(bench, retry=IDEMPOTENT).end(Caller(bench).sent(), Outcome.FAILURE, Failure("INTERNAL")) is None
+    caller = Caller(bench, retry=IDEMPOTENT, tokens=2.0)
+    assert caller.end(caller.sent(), UNREACHABLE) == 0.0
+    assert caller.end(caller.sent(), Outcome.FAILURE, LOST) is not None
+    bench.loop.advance(1.0)
+    bench.connect(READY, *bench.view.wanted())
+    assert caller.end(caller.sent(), Outcome.FAILURE, LOST) is None
+    assert "(no more: the target's retry budget)" in caller.call.story()
+    assert (caller.budget.granted, caller.budget.refused) == (2, 1)
+
+
+def test_off_goes_nowhere_else() -> None:
+    """Not even what never left; a call that waits for readiness goes on waiting."""
+    bench = connected(1, 2)
+    caller = Caller(bench, retry={"enabled": False, "idempotent": ["*"]})
+    assert caller.end(caller.sent(), UNREACHABLE) is None
+    bench.connect(READY, *bench.view.wanted())
+    assert caller.end(caller.sent(), Outcome.FAILURE, LOST) is None
+    assert Caller(bench, retry="off", wait_for_ready=True).end(Caller(bench).sent(), UNREACHABLE) == AGAIN_S
+    assert caller.budget.granted == 0
+
+
+def test_an_attempt_may_take_its_own_limit_or_what_is_left() -> None:
+    """Whichever is shorter."""
+    bench = connected(1)
+    caller = Caller(bench, timeout_s=1.0, retry={"per_try_timeout_s": 0.4})
+    attempt = caller.sent()
+    assert caller.call.attempt_timeout_s(bench.loop.now_s()) == 0.4
+    assert not caller.call.timed_out(attempt, bench.loop.now_s())
+    bench.loop.advance(0.75)
+    assert caller.call.timed_out(attempt, bench.loop.now_s())
+    assert caller.call.attempt_timeout_s(bench.loop.now_s()) == 0.25
+    assert Caller(bench, retry={"per_try_timeout_s": 0.4}).call.attempt_timeout_s(bench.loop.now_s()) == 0.4
+    assert Caller(bench).call.attempt_timeout_s(bench.loop.now_s()) is None
+
+
+def test_a_view_that_closes_ends_a_back_off() -> None:
+    """Nobody waits for an attempt that cannot be."""
+    bench = connected(1, 2)
+    caller = Caller(bench, timeout_s=1.0, retry={**IDEMPOTENT, "wait": lambda state: 0.875})
+    assert caller.end(caller.sent(), Outcome.FAILURE, LOST) == 0.875
+    assert caller.waits() == 0.875
+    bench.view.close()
+    with pytest.raises(ClosedError):
+        caller.begin()
+
+
+def test_the_story_is_short_and_says_what_was_tried() -> None:
+    """Nothing where there was one attempt and no word against another."""
+    bench = connected(1, 2)
+    caller = Caller(bench, retry=IDEMPOTENT)
+    caller.end(caller.sent(), Outcome.FAILURE, Failure("INTERNAL"))
+    assert caller.call.story() == ""
+    waiting = Caller(bench, wait_for_ready=True, tokens=0.0)
+    for _ in range(50):
+        bench.connect(READY, *bench.view.wanted())
+        waiting.end(waiting.sent(), UNREACHABLE)
+        bench.loop.advance(AGAIN_S)
+    assert waiting.call.story().count("never sent") <= 9
 
 
 # --- closing --------------------------------------------------------------------------------------------------------------

@@ -32,6 +32,8 @@ def _nothing_warned(monkeypatch: pytest.MonkeyPatch) -> None:
         ("DISCOVERY_NAMESERVERS", '["10.0.0.10", "10.0.0.11"]', {"discovery": Discovery(nameservers=("10.0.0.10", "10.0.0.11"))}),
         ("DISCOVERY_KUBECONFIG", " /etc/kube/config ", {"discovery": Discovery(kubeconfig="/etc/kube/config")}),
         ("DISCOVERY_EMPTY_GRACE_S", "500ms", {"discovery": Discovery(empty_grace_s=0.5)}),
+        ("DISCOVERY_NODE", "node-1", {"discovery": Discovery(node="node-1")}),
+        ("DISCOVERY_ZONE", "eu-west-1a", {"discovery": Discovery(zone="eu-west-1a")}),
         ("FALLBACK", "none", {"fallback": Fallback(enabled=False)}),
         ("FALLBACK_ENABLED", "No", {"fallback": Fallback(enabled=False)}),
         ("FALLBACK_ENABLED", "1", {"fallback": Fallback(enabled=True)}),
@@ -143,3 +145,9 @@ def test_a_variable_for_another_policys_field_is_left_aside_with_a_warning(caplo
         assert "MESHLB_FORCE_POLICY_CHOICE_COUNT" in caplog.text
     least, _ = resolve_config(Config(policy="least_request"), environ)
     assert least.policy.to_dict()["choice_count"] == 4
+
+
+def test_the_variables_that_say_where_the_process_runs_are_known(caplog: pytest.LogCaptureFixture) -> None:
+    """The Downward API fills them in; they are no configuration, and no mistake."""
+    assert resolve_config(None, {"MESHLB_NODE_NAME": "node-1", "MESHLB_ZONE": "eu-west-1a"})[0] == Config()
+    assert caplog.records == []

@@ -35,10 +35,10 @@ def _in_force(code: Config | None, policy: Any = None, **environ: str) -> Config
 
 
 def test_the_defaults_are_those_of_the_parts() -> None:
-    """Two draws, both sources, the ClusterIP, 5 s and 3 s; and nothing was given."""
+    """Two draws, both sources, the ClusterIP, 5 s, 3 s and 30 s; and nothing was given."""
     config = Config()
     assert (config.policy, config.discovery, config.fallback) == (P2C(), Discovery(), Fallback())
-    assert (config.first_answer_timeout_s, config.connect_timeout_s) == (5.0, 3.0)
+    assert (config.first_answer_timeout_s, config.connect_timeout_s, config.mass_removal_spare_s) == (5.0, 3.0, 30.0)
     assert config.given == frozenset()
 
 
@@ -63,6 +63,8 @@ def test_every_part_is_listed_once() -> None:
         ({"connect_timeout_s": 1}, {"connect_timeout_s": 1.0}),
         ({"connect_timeout_s": "1.5s"}, {"connect_timeout_s": 1.5}),
         ({"connect_timeout_s": "250ms"}, {"connect_timeout_s": 0.25}),
+        ({"mass_removal_spare_s": 0}, {"mass_removal_spare_s": 0.0}),
+        ({"mass_removal_spare_s": "2m"}, {"mass_removal_spare_s": 120.0}),
         ({"first_answer_timeout_s": "2m"}, {"first_answer_timeout_s": 120.0}),
         ({"first_answer_timeout_s": timedelta(seconds=7)}, {"first_answer_timeout_s": 7.0}),
     ],
@@ -130,7 +132,7 @@ def test_what_is_said_is_given_even_if_it_is_the_default(written: dict[str, Any]
     ("written", "message"),
     [
         ({"polcy": "p2c"}, f"polcy: unknown key; did you mean 'policy'? valid: {', '.join(NAMES)}"),
-        ({"retry": {}}, f"retry: unknown key; valid: {', '.join(NAMES)}"),
+        ({"hedging": {}}, f"hedging: unknown key; valid: {', '.join(NAMES)}"),
         (
             {"discovery": {"nameserverz": []}},
             "discovery.nameserverz: unknown key; did you mean 'nameservers'? valid: "
@@ -145,6 +147,11 @@ def test_what_is_said_is_given_even_if_it_is_the_default(written: dict[str, Any]
         ({"fallback": {"connections": 0}}, "fallback.connections=0: must be from 1 to 64"),
         ({"connect_timeout_s": 0}, "connect_timeout_s=0: must be > 0 seconds"),
         ({"connect_timeout_s": -1}, "connect_timeout_s=-1: must be > 0 seconds"),
+        ({"mass_removal_spare_s": -1}, "mass_removal_spare_s=-1: must be >= 0 seconds"),
+        (
+            {"mass_removal_spare": 1},
+            f"mass_removal_spare: unknown key; did you mean 'mass_removal_spare_s'? valid: {', '.join(NAMES)}",
+        ),
         ({"connect_timeout_s": None}, "connect_timeout_s=None: must be a finite number of seconds"),
         ({"first_answer_timeout_s": "soon"}, "first_answer_timeout_s='soon': must be seconds, or a number and ms, s, m or h"),
         (

@@ -15,6 +15,13 @@ from meshlb.grpc.options import INT_MAX, ChannelOptions
 
 POD = Endpoint(host="10.0.0.1", port=80, uid="6f1c2f6e-0f52-4d4b-8f0e-3a8a4b8f5c11")
 CONFIG: Any = SimpleNamespace(connect_timeout_s=3.0)
+POLICY = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE", 10],
+}
 
 
 def given(*options: tuple[Any, Any], endpoint: Endpoint = POD, **settings: Any) -> dict[str, Any]:
@@ -115,17 +122,18 @@ def test_the_users_tls_name_wins() -> None:
 
 
 def test_the_service_config_goes_on_without_its_policy() -> None:
-    """Retries, timeouts, health checks and what a later gRPC may add; waiting is the pool's business."""
-    method = {"name": [{}], "timeout": "1.5s", "waitForReady": True, "retryPolicy": {"maxAttempts": 3}}
+    """Timeouts, health checks and what a later gRPC may add; waiting and retrying are the pool's business."""
+    method = {"name": [{}], "timeout": "1.5s", "waitForReady": True, "retryPolicy": POLICY, "hedgingPolicy": {"maxAttempts": 2}}
     config = {
         "loadBalancingConfig": [{"round_robin": {}}],
         "methodConfig": [method],
         "healthCheckConfig": {"serviceName": ""},
+        "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
         "x": 1,
     }
     assert json.loads(given(service_config(config))["grpc.service_config"]) == {
         "loadBalancingConfig": [{"round_robin": {}}],
-        "methodConfig": [{"name": [{}], "timeout": "1.5s", "retryPolicy": {"maxAttempts": 3}}],
+        "methodConfig": [{"name": [{}], "timeout": "1.5s"}],
         "healthCheckConfig": {"serviceName": ""},
         "x": 1,
     }

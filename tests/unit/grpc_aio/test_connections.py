@@ -6,6 +6,7 @@ import asyncio
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -193,6 +194,42 @@ async def test_a_removed_one_is_kept_while_it_carries_calls(monkeypatch: pytest.
     used.live.discard(attempt)
     await settled(lambda: freed[1]() is None, "the other one too")
     assert harness.view.state_of(used.subchannel) is Connectivity.IDLE
+
+
+async def test_one_that_comes_back_while_it_drains_is_taken_up_again() -> None:
+    """Not made anew, and it keeps no other from its turn to connect."""
+    harness = Harness()
+    harness.update(1, 2)
+    await harness.opened(1, 2)
+    for channel in harness.channels.values():
+        channel.state = READY
+    await settled(lambda: set(harness.states().values()) == {Connectivity.READY}, "ready")
+    channel = harness.channels.pop(1)
+    harness.update(2)
+    assert len(harness.connections) == 1
+    harness.update(1, 2)
+    await settled(lambda: harness.states() == {1: Connectivity.READY, 2: Connectivity.READY}, "ready again")
+    assert 1 not in harness.channels
+    assert {connection.channel for connection in harness.connections} == {channel, harness.channels[2]}
+    assert not harness.connections._queue._connecting
+
+
+async def test_one_whose_readiness_flaps_keeps_its_connection() -> None:
+    """Nothing is let go, nothing is made."""
+    harness = Harness()
+    harness.update(1, 2)
+    await harness.opened(1, 2)
+    for channel in harness.channels.values():
+        channel.state = READY
+    await settled(lambda: set(harness.states().values()) == {Connectivity.READY}, "ready")
+    kept = list(harness.connections)
+    one, two = (sub.endpoint for sub in harness.pool.snapshot.listed)
+    harness.pool.update(EndpointSet.of([replace(one, ready=False), two], "static"))
+    harness.connections.reconcile()
+    assert list(harness.connections) == kept
+    harness.update(1, 2)
+    assert list(harness.connections) == kept
+    assert harness.states() == {1: Connectivity.READY, 2: Connectivity.READY}
 
 
 async def test_one_that_cannot_be_made_does_not_stop_the_others() -> None:

@@ -58,7 +58,9 @@ class Listener:
 class Bench:
     """``loop`` holds the pool's timers, as the discovery thread would; ``ticks`` counts how often it was woken."""
 
-    def __init__(self, policy: str = "p2c", *, fallback_after_s: float = 1.0, seed: int = 1) -> None:
+    def __init__(
+        self, policy: str = "p2c", *, fallback_after_s: float = 1.0, seed: int = 1, mass_removal_spare_s: float = 30.0
+    ) -> None:
         print(f"seed={seed}")
         self.loop = ManualLoop(1000.0)
         self.rng = random.Random(seed)
@@ -71,6 +73,7 @@ class Bench:
             new_lock=threading.Lock,
             wake=self.wake,
             fallback_after_s=fallback_after_s,
+            mass_removal_spare_s=mass_removal_spare_s,
         )
         self.listener = Listener()
         self.view = self.pool.view(self.listener)

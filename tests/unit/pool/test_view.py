@@ -62,7 +62,7 @@ def test_a_connection_that_is_lost_takes_its_endpoint_out_until_it_is_back() -> 
     assert bench.picked() == {bench.sub(1), bench.sub(2)}
 
 
-def test_an_endpoint_that_is_not_ready_any_more_takes_none_and_needs_no_connection() -> None:
+def test_an_endpoint_that_is_not_ready_any_more_takes_none_and_gets_no_new_connection() -> None:
     """When it is ready again its connection is where the driver left it."""
     bench = Bench()
     bench.publish(pod(1), pod(2))
@@ -70,8 +70,8 @@ def test_an_endpoint_that_is_not_ready_any_more_takes_none_and_needs_no_connecti
     bench.connect(READY, one, two)
     bench.publish(unready(1), pod(2))
     assert bench.picked() == {two}
+    bench.connect(IDLE, one)
     assert bench.view.wanted() == (two,)
-    bench.connect(IDLE, one)  # the driver closed it
     bench.publish(pod(1), pod(2))
     assert bench.view.wanted() == (one, two)
     assert bench.picked() == {two}
@@ -94,12 +94,13 @@ def test_a_terminating_endpoint_keeps_its_connection_while_it_lasts() -> None:
 
 
 def test_an_endpoint_that_serves_but_is_neither_ready_nor_terminating_is_no_last_resort() -> None:
-    """It is starting, or overloaded; kube-proxy does not use it either, so its connection is let go."""
+    """It is starting, or overloaded; kube-proxy does not use it either."""
     bench = Bench()
     bench.publish(pod(1), pod(2))
     bench.connect(READY, bench.sub(1), bench.sub(2))
-    bench.publish(replace(pod(1), ready=False, serving=True), pod(2))
-    assert bench.view.wanted() == (bench.sub(2),)
+    bench.publish(*[replace(pod(number), ready=False, serving=True) for number in (1, 2)])
+    assert bench.view.begin(ANY) is None
+    assert bench.pool.snapshot.eligible == ()
 
 
 def test_excluded_subchannels_are_avoided_while_others_are_ready() -> None:
@@ -581,4 +582,5 @@ def test_describe_is_plain_data() -> None:
     bench.publish(pod(1), fallback=SPARE)
     bench.connect(TRANSIENT_FAILURE, bench.sub(1))
     bench.connect(READY, bench.spare(0))
-    assert bench.view.describe() == {"state": "ready", "on_fallback": True, "picking_from": 1, "wanted": 3}
+    described = {"state": "ready", "on_fallback": True, "on_spare": False, "picking_from": 1, "wanted": 3, "doubted": 0}
+    assert bench.view.describe() == described

@@ -6,16 +6,20 @@ import random
 from collections.abc import Iterable
 
 from meshlb.core.endpoint import Endpoint, EndpointSet
-from meshlb.core.resolver import Listener
+from meshlb.core.resolver import Listener, Resolver
 from meshlb.core.target import PortRef
 from meshlb.errors import ResolveError, ServiceNotFoundError
 from meshlb.resolve.chain import ServiceResolver
 from meshlb.resolve.env import EnvService
+from meshlb.resolve.known import ServiceName
 from meshlb.resolve.kubernetes.feed import ServiceSlices, SlicesListener
+from meshlb.resolve.kubernetes.service_wire import ServicePort, ServiceRecord
 from meshlb.resolve.kubernetes.source import ServiceDone
 from meshlb.resolve.kubernetes.transport import SourceError
-from meshlb.resolve.kubernetes.wire import ServicePort, ServiceRecord, SlicePort, SliceRecord
-from meshlb.resolve.ranking import ServiceName
+from meshlb.resolve.kubernetes.wire import SlicePort, SliceRecord
+from meshlb.resolve.lookup import SrvEndpoint
+from meshlb.resolve.place import OwnPlace, Told
+from meshlb.resolve.routes import Routes
 from meshlb.resolve.settings import Fallback
 from meshlb.testing.loop import ManualLoop
 
@@ -88,12 +92,25 @@ class ScriptedDns:
     def new(self) -> _Dns:
         return _Dns(self)
 
-    def says(self, *hosts: str, together: bool | None = None) -> None:
+    def says(
+        self,
+        *hosts: str,
+        together: bool | None = None,
+        complete: bool = True,
+        unseen: Iterable[str] = (),
+        records: tuple[SrvEndpoint, ...] | None = None,
+        alias: str = "",
+    ) -> None:
         for source in list(self.running):
-            source.together |= len(hosts) > 1 if together is None else together
+            source.records, source.alias, source.answered_s = records, alias, self._loop.now_s()
             source.answer = hosts[-1:] if together is False else hosts
+            if len(source.answer) > 1:
+                source.companions = set(hosts)
+            source.together = not source.companions.isdisjoint(source.answer)
+            source.complete = complete
             assert source.listener is not None
-            source.listener.on_endpoints(EndpointSet.of([Endpoint(host=host, port=0) for host in hosts], "dns"))
+            endpoints = [Endpoint(host=host, port=0) for host in hosts]
+            source.listener.on_endpoints(EndpointSet.of(endpoints, "dns", unverified=frozenset(unseen)))
         self._loop.run_until_idle()
 
     def denies(self) -> None:
@@ -114,18 +131,66 @@ class _Dns:
         self._script = script
         self.listener: Listener | None = None
         self.together = False
+        self.companions: set[str] = set()
+        self.complete = True
         self.answer: tuple[str, ...] = ()
+        self.answered_s: float | None = None
+        self.records: tuple[SrvEndpoint, ...] | None = None
+        self.alias = ""
 
     def start(self, listener: Listener, /) -> None:
         self.listener = listener
         self._script.running.append(self)
         self._script.started += 1
 
+    def describe(self) -> dict[str, object]:
+        return {}
+
     def resolve_now(self) -> None:
         self._script.hints += 1
 
     def close(self) -> None:
         self._script.running.remove(self)
+
+
+class ScriptedExternal:
+    """The resolvers of external names, each named as it was asked for; ``refuses`` is raised instead of making one."""
+
+    def __init__(self, loop: ManualLoop) -> None:
+        self._loop = loop
+        self.asked: list[str] = []
+        self.running: dict[str, Listener] = {}
+        self.refuses: Exception | None = None
+
+    def new(self, name: str, service: ServiceRecord | None) -> Resolver:
+        self.asked.append(name)
+        if self.refuses is not None:
+            raise self.refuses
+        return _External(self, name)
+
+    def says(self, name: str, *hosts: str) -> None:
+        self.running[name].on_endpoints(
+            EndpointSet.of([Endpoint(host=host, port=5432) for host in hosts], "dns", service_port=5432)
+        )
+        self._loop.run_until_idle()
+
+    def fails(self, name: str) -> None:
+        self.running[name].on_error(ResolveError(f"{name}:5432", ["dns: SERVFAIL from 10.96.0.10:53"]))
+        self._loop.run_until_idle()
+
+
+class _External:
+    def __init__(self, script: ScriptedExternal, name: str) -> None:
+        self._script = script
+        self._name = name
+
+    def start(self, listener: Listener, /) -> None:
+        self._script.running[self._name] = listener
+
+    def resolve_now(self) -> None: ...
+
+    def close(self) -> None:
+        del self._script.running[self._name]
 
 
 class Scene:
@@ -140,22 +205,29 @@ class Scene:
         env: EnvService | None = None,
         fallback: Fallback | None = None,
         pod: str = "",
+        pods: bool = True,
         protocol: str = "grpc",
+        own: OwnPlace | None = None,
+        unroutable: Iterable[str] = (),
         seed: int = 1,
     ) -> None:
         print(f"seed {seed}")
         self.loop = ManualLoop()
         self.api = ScriptedApi(self.loop)
         self.dns = ScriptedDns(self.loop)
+        self.external = ScriptedExternal(self.loop)
         self.heard: list[tuple[float, EndpointSet]] = []
         self.errors: list[tuple[float, ResolveError]] = []
         ref = port if isinstance(port, PortRef) else PortRef(number=port) if isinstance(port, int) else PortRef(name=port)
         self.chain = ServiceResolver(
-            ServiceName(service="orders", namespace="shop", port=ref, protocol=protocol, pod=pod),
+            ServiceName(service="orders", namespace="shop", port=ref, protocol=protocol, pod=pod, pods=pods),
             kubernetes=self.api if api else None,
             new_dns=self.dns.new if dns else None,
             env=env,
             fallback=fallback or Fallback(),
+            own=own or OwnPlace(Told()),
+            routes=Routes(self.loop.now_s, lambda host: host not in unroutable),
+            new_external=self.external.new,
             scheduler=self.loop,
             rng=random.Random(seed),
         )

@@ -100,18 +100,75 @@ def test_a_name_that_dns_knows_is_a_service_for_good() -> None:
     assert scene.service.hints == 1
 
 
-def test_a_name_that_dns_denies_and_the_system_knows_is_ordinary_for_good() -> None:
-    """The first answer of the system settles it, whatever it says later."""
+def test_a_name_that_dns_denies_and_the_system_knows_is_ordinary_and_asked_again_once_a_minute() -> None:
+    """Whatever the system says is told; DNS costs at most one question a minute, and never fewer."""
     scene = Scene()
     scene.dns(DENIED)
     scene.ordinary.says(HOST)
     scene.ordinary.fails()
     scene.ordinary.says(HOST)
-    scene.loop.advance(3600)
+    for answer in [DENIED, SILENT] * 10:
+        scene.wait_for_a_question()
+        scene.dns(answer)
     assert scene.heard == [HOST, HOST]
     assert len(scene.errors) == 1
-    assert scene.asked == [0.0]
+    delays = [later - earlier for earlier, later in zip(scene.asked, scene.asked[1:], strict=False)]
+    for delay, expected in zip(delays, [5.0, 10.0, 20.0, 40.0, *[60.0] * 16], strict=True):
+        assert 0.9 * expected <= delay <= 1.1 * expected + 0.11
     assert scene.service.listener is None
+
+
+def test_a_service_that_is_made_after_its_client_takes_over_from_the_ordinary_name() -> None:
+    """Make-before-break: the host goes on, and its changes are told, until the Service has an endpoint; then it is silent for good."""
+    scene = Scene()
+    scene.dns(DENIED)
+    scene.ordinary.says(HOST)
+    scene.wait_for_a_question()
+    scene.dns(KNOWN)
+    assert not scene.ordinary.closed
+    assert "until" in scene.resolver.describe()["is"]
+    scene.service.says(EndpointSet.of([], "kubernetes"))
+    moved = EndpointSet.of([Endpoint(host="192.0.2.2", port=1)], "system")
+    scene.ordinary.says(moved)
+    assert scene.heard == [HOST, moved]
+    scene.service.says(POD)
+    assert scene.ordinary.closed
+    scene.ordinary.says(HOST)
+    scene.service.says(EndpointSet.of([], "kubernetes"))
+    assert [len(heard.endpoints) for heard in scene.heard] == [1, 1, 1, 0]
+    assert scene.heard[2] == POD
+    assert scene.resolver.describe()["is"] == "service"
+    assert scene.loop.timers == ()
+
+
+def test_a_hint_asks_about_an_ordinary_name_after_five_seconds_at_the_earliest() -> None:
+    """A host that cannot be connected may be the wrong one; and hints come as often as they like."""
+    scene = Scene()
+    scene.dns(DENIED)
+    scene.ordinary.says(HOST)
+    for _ in range(4):
+        scene.wait_for_a_question()
+        scene.dns(DENIED)
+    asked = len(scene.asked)
+    for _ in range(100):
+        scene.loop.advance(0.11)
+        scene.resolver.resolve_now()
+        if len(scene.asked) > asked and scene._done is not None:
+            scene.dns(DENIED)
+    assert len(scene.asked) == asked + 2
+    assert scene.asked[asked] - scene.asked[asked - 1] == pytest.approx(5.0, abs=0.12)
+
+
+def test_close_ends_both_while_one_takes_over_from_the_other() -> None:
+    """The Service's and the ordinary name's."""
+    scene = Scene()
+    scene.dns(DENIED)
+    scene.ordinary.says(HOST)
+    scene.wait_for_a_question()
+    scene.dns(KNOWN)
+    scene.resolver.close()
+    assert scene.ordinary.closed
+    assert scene.service.closed
 
 
 def test_while_nobody_knows_it_dns_is_asked_again_soon() -> None:
@@ -185,9 +242,8 @@ def test_an_ordinary_name_that_begins_to_work_is_confirmed_by_dns_first() -> Non
     settled.ordinary.fails()
     settled.ordinary.says(HOST)
     settled.dns(DENIED)
-    settled.loop.advance(3600)
     assert settled.heard == [HOST]
-    assert len(settled.asked) == 2
+    assert settled.resolver.describe()["is"] == "ordinary"
 
 
 def test_silence_of_dns_makes_no_ordinary_name() -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from meshlb.core.target import PortRef
 from meshlb.errors import PortNotFoundError
 from meshlb.resolve.env import EnvService
-from meshlb.resolve.kubernetes.wire import ServicePort
+from meshlb.resolve.kubernetes.service_wire import ServicePort
+from meshlb.resolve.lookup import SrvEndpoint
 from meshlb.resolve.settings import Fallback
 from tests.unit.resolve.chain_fixtures import FORBIDDEN, Scene, service_of, slice_of
 
@@ -102,6 +103,32 @@ def test_one_address_of_unknown_kind_is_taken_for_a_cluster_ip_until_a_second_is
     assert (scene.latest.source, scene.addresses, len(scene.latest.endpoints)) == ("dns", ["10.0.0.2:8080"], 1)
     assert [record.getMessage() for record in caplog.records if "no ports" in record.getMessage()]
     assert len(caplog.records) == 1
+
+
+def test_a_headless_service_made_anew_with_a_cluster_ip_gets_its_connections() -> None:
+    """By DNS alone, without SRV: an address that was never one of several, alone in two answers; pods stay until then."""
+    scene = Scene(50051, api=False)
+    scene.dns.says("10.0.0.1", "10.0.0.2")
+    scene.settle()
+    scene.dns.says("10.0.0.1", "10.0.0.2", "10.96.0.7", together=False)  # the last is the answer
+    scene.settle()
+    assert (scene.latest.source, len(scene.latest.endpoints)) == ("dns", 3)
+    scene.dns.says("10.96.0.7")
+    scene.settle()
+    assert (scene.latest.source, scene.addresses, len(scene.latest.endpoints)) == ("clusterip", ["10.96.0.7:50051"], 4)
+
+
+def test_a_cluster_ip_never_gets_the_port_of_the_pods_that_took_its_name() -> None:
+    """ClusterIP, then headless, by DNS with SRV: the address that one answer lacks is still known, and no pod."""
+    scene = Scene(80, api=False)
+    virtual = SrvEndpoint(host="10.96.0.7", port=80)
+    scene.dns.says("10.96.0.7", records=(virtual,))
+    scene.settle()
+    assert scene.addresses == ["10.96.0.7:80"]
+    pods = tuple(SrvEndpoint(host=host, port=50051, of_pod=True) for host in ("10.0.0.1", "10.0.0.2"))
+    scene.dns.says("10.0.0.1", "10.0.0.2", "10.96.0.7", records=(*pods, virtual))
+    scene.settle()
+    assert scene.addresses == ["10.0.0.1:50051", "10.0.0.2:50051"]
 
 
 def test_nobody_is_warned_of_a_first_answer(caplog: pytest.LogCaptureFixture) -> None:

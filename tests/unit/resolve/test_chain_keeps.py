@@ -6,10 +6,12 @@ import logging
 
 import pytest
 
+from meshlb.core.endpoint import Endpoint
 from meshlb.core.target import PortRef
 from meshlb.errors import PortNotFoundError
 from meshlb.resolve.env import EnvService
-from meshlb.resolve.kubernetes.wire import ServicePort, SliceRecord
+from meshlb.resolve.kubernetes.service_wire import ServicePort
+from meshlb.resolve.kubernetes.wire import SliceRecord
 from meshlb.resolve.settings import Fallback
 from tests.unit.resolve.chain_fixtures import FORBIDDEN, UNREACHABLE, Scene, service_of, slice_of
 
@@ -113,7 +115,7 @@ def test_pods_stay_while_nobody_can_map_the_port_any_more() -> None:
     scene.api.says(slice_of("10.0.0.1"))
     scene.api.says()
     scene.loop.advance(0.005)
-    scene.api.says(two_port_slice("10.0.0.1"))
+    scene.api.says(slice_of("10.0.0.1", ports=[("api", 9080), ("admin", 9081)]))
     scene.loop.advance(20)
     assert scene.addresses == ["10.0.0.1:8080"]
     assert all(endpoints.endpoints for _, endpoints in scene.heard)
@@ -136,6 +138,43 @@ def test_a_port_that_gets_a_name_empties_nothing(readable: bool) -> None:
     assert len(scene.api.reads) == (2 if readable else 1)
 
 
+@pytest.mark.parametrize("reread", [(None, UNREACHABLE), (None, FORBIDDEN)])
+@pytest.mark.parametrize("number", [8080, 9080])
+def test_a_renamed_port_of_several_never_displaces_pods(reread: object, number: int, caplog: pytest.LogCaptureFixture) -> None:
+    """The slices say it before the Service is read again, or it never is: pods go on at their number, and stay if that is gone too."""
+    scene = Scene(80)
+    scene.api.answer = (service_of(ports=TWO_PORTS), None)
+    settled(scene, "10.0.0.1")
+    scene.api.answer = reread  # type: ignore[assignment]
+    with caplog.at_level(logging.WARNING, "meshlb.resolve"):
+        scene.api.says(slice_of("10.0.0.1", "10.0.0.2", ports=[("web", number), ("admin", 8081)]))
+        scene.loop.advance(3600)
+    assert {endpoints.source for _, endpoints in scene.heard} == {"kubernetes"}
+    assert scene.addresses == ["10.0.0.1:8080", "10.0.0.2:8080"][: 2 if number == 8080 else 1]
+    assert caplog.records == []
+    scene.api.answer = (service_of(ports=[ServicePort("web", 80, number), ServicePort("admin", 8000, 8081)]), None)
+    scene.loop.advance(600)
+    assert scene.addresses == [f"10.0.0.1:{number}", f"10.0.0.2:{number}"]
+
+
+def test_the_other_address_family_takes_over_make_before_break() -> None:
+    """The Service is read late and prefers IPv6: for 5 s pods are listed by both, then by that alone."""
+    four = [Endpoint(host=f"10.0.0.{number}", port=0, uid=f"pod-{number}") for number in (1, 2)]
+    six = [Endpoint(host=f"fd00::{number}", port=0, uid=f"pod-{number}") for number in (1, 2)]
+    scene = Scene(50051, dns=False)
+    scene.api.answer = None
+    scene.api.says(slice_of(*four), slice_of(*six, name="orders-6"))
+    old = [f"10.0.0.{number}:8080" for number in (1, 2)]
+    new = [f"[fd00::{number}]:8080" for number in (1, 2)]
+    assert scene.addresses == old
+    scene.api.reads[0][1](service_of(ip_families=("IPv6", "IPv4")), None)
+    scene.loop.advance(4.9)
+    assert scene.addresses == sorted(old + new)
+    scene.loop.advance(0.3)
+    assert scene.addresses == new
+    assert scene.chain.describe()["error"] == ""
+
+
 def test_a_port_that_no_pod_serves_is_not_replaced_by_another() -> None:
     """The Service has it and the slices do not, as every pod lacks it: none, rather than the pods' other port."""
     scene = Scene(8000, dns=False)
@@ -143,6 +182,64 @@ def test_a_port_that_no_pod_serves_is_not_replaced_by_another() -> None:
     scene.api.says(slice_of("10.0.0.1", ports=[("api", 8080)]))
     scene.settle()
     assert scene.latest.endpoints == ()
+
+
+# --- the Service is another -----------------------------------------------------------------------------------------------------
+
+
+def test_slices_that_flap_cost_few_readings() -> None:
+    """Deleted and made anew 100 times in 10 s: the one at once is for a first time."""
+    scene = Scene("grpc")
+    scene.api.answer = (None, None)
+    scene.api.says(slice_of("10.0.0.1"))
+    scene.loop.advance(20)
+    before = len(scene.api.reads)
+    for _ in range(100):
+        scene.api.says()
+        scene.loop.advance(0.05)
+        scene.api.says(slice_of("10.0.0.1"))
+        scene.loop.advance(0.05)
+    assert len(scene.api.reads) - before <= 3
+
+
+def test_a_deleted_service_that_is_told_again_is_not_believed_for_long() -> None:
+    """The first answer after the slices went may be a remembered one: it is read again 10 to 30 s later, slices or not."""
+    scene = Scene("grpc")
+    scene.api.answer = (service_of(), None)
+    scene.api.says(slice_of("10.0.0.1"))
+    scene.loop.advance(60)
+    scene.api.says()
+    scene.api.says(slice_of("10.0.0.1"))
+    scene.loop.advance(1)
+    scene.api.answer = (service_of("10.96.0.99"), None)
+    scene.loop.advance(30)
+    assert {endpoint.split()[0] for endpoint in scene.fallback} == {"10.96.0.99:50051"}
+
+
+@pytest.mark.parametrize("pods", [False, True])
+def test_a_connect_that_fails_has_the_cluster_ip_looked_up(pods: bool) -> None:
+    """A Service made anew whose slices overlapped: beside a sidecar, or for the fallback, its new ClusterIP is found at the next hint."""
+    scene = Scene("grpc", pods=pods)
+    scene.api.answer = (service_of(), None)
+    scene.api.says(slice_of("10.0.0.1"))
+    scene.loop.advance(60)
+    scene.api.answer = (service_of("10.96.0.99"), None)
+    scene.api.says(slice_of("10.0.0.1", name="orders-b"))
+    scene.chain.resolve_now()
+    scene.settle()
+    used = scene.latest.fallback if pods else scene.latest.endpoints
+    assert {endpoint.address for endpoint in used} == {"10.96.0.99:50051"}
+
+
+def test_connects_that_fail_for_an_hour_are_no_flood_of_readings() -> None:
+    """One series, then the regular ones."""
+    scene = Scene("grpc", pods=False)
+    scene.api.answer = (service_of(), None)
+    scene.api.says(slice_of("10.0.0.1"))
+    for _ in range(3600):
+        scene.chain.resolve_now()
+        scene.loop.advance(1)
+    assert 7 <= len(scene.api.reads) <= 18
 
 
 # --- the Service's regular reading ------------------------------------------------------------------------------------------------
@@ -207,3 +304,14 @@ def test_a_number_that_cannot_be_known_is_told_with_what_to_write_and_one_warnin
     assert "write the Service's port number (orders.shop:NUMBER)" in text
     assert len(caplog.records) == 1
     assert "kind: Role" in caplog.text
+
+
+def test_addresses_that_dns_has_not_shown_for_long_are_unverified_where_it_lists_the_pods() -> None:
+    """Answers that are always cut off remove nothing, so the pool has to know which of them may be another's by now."""
+    scene = Scene(50051, api=False)
+    scene.dns.says("10.0.0.1", "10.0.0.2")
+    scene.settle()
+    assert scene.latest.unverified == frozenset()
+    scene.dns.says("10.0.0.1", "10.0.0.2", complete=False, unseen=("10.0.0.2",))
+    scene.settle()
+    assert scene.latest.unverified == frozenset({"10.0.0.2"})

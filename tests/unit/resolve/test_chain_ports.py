@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from meshlb.errors import PortNotFoundError
-from meshlb.resolve.kubernetes.wire import ServicePort
+from meshlb.resolve.kubernetes.service_wire import ServicePort
 from tests.unit.resolve.chain_fixtures import FORBIDDEN, Scene, service_of, slice_of
 
 if TYPE_CHECKING:

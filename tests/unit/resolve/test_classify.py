@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from pathlib import Path
 from typing import Any
@@ -247,3 +248,42 @@ def test_a_ports_name_outside_a_cluster_is_an_error_with_its_place(outside: Plac
         outside.classifier().key(Target.parse("orders.shop:grpc"))
     assert caught.value.position == 12
     assert outside.classifier().key(Target.parse("orders.shop:https")).port == "443"
+
+
+# --- files that are not what they should be -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", "not a namespace!", "web\nshop", "\0" * 10_000, "w\u00e9b"])
+def test_a_namespace_file_that_holds_none_is_said_once(pod: Place, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """resolv.conf's is used, and every target works."""
+    (pod.path / "namespace").write_text(text, encoding="utf-8")
+    classifier = pod.classifier()
+    with caplog.at_level(logging.WARNING, "meshlb.resolve"):
+        keys = [classifier.key(Target.parse(name)) for name in ("orders:80", "users:80")]
+    assert [key.namespace for key in keys] == ["web", "web"]
+    assert len(caplog.records) == 1
+    assert "holds no namespace" in caplog.text
+    assert len(caplog.text) < 500
+
+
+@pytest.mark.parametrize("text", [None, "", "\0\xff nonsense", "search example.com\n", "search svc\n"])
+def test_a_resolv_conf_that_says_nothing_of_the_cluster_is_said_once(
+    pod: Place, text: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Missing, empty or nonsense: the usual domain and namespace, one line for each, and discovery goes on."""
+    path = pod.path / "resolv.conf"
+    path.unlink() if text is None else path.write_bytes(text.encode("latin-1"))
+    classifier = pod.classifier()
+    with caplog.at_level(logging.WARNING, "meshlb.resolve"):
+        keys = [classifier.key(Target.parse(name)) for name in ("orders:80", "users:80")]
+        assert isinstance(classifier.resolver(Target.parse("orders.shop.svc:80")), ServiceResolver)
+    assert [(key.cluster, key.namespace) for key in keys] == [("cluster.local", "default")] * 2
+    assert [record.getMessage().partition(" ")[0] for record in caplog.records] == ["the", "this"]
+    assert "taken to be cluster.local" in caplog.text
+
+
+def test_outside_a_cluster_nothing_is_said(outside: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """A laptop's resolv.conf knows no cluster, and need not."""
+    with caplog.at_level(logging.WARNING, "meshlb.resolve"):
+        outside.classifier().key(Target.parse("orders:80"))
+    assert caplog.records == []

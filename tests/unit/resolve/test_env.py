@@ -35,19 +35,89 @@ def test_the_docker_form_alone_suffices() -> None:
 
 
 @pytest.mark.parametrize(
+    ("environ", "found"),
+    [
+        ({"ORDERS_SERVICE_HOST": "10.96.0.7", "ORDERS_SERVICE_PORT": "80"}, EnvService("10.96.0.7", frozenset({80}))),
+        ({"ORDERS_SERVICE_HOST": "fd00::7", "ORDERS_SERVICE_PORT": "80"}, EnvService("fd00::7", frozenset({80}))),
+        ({"ORDERS_SERVICE_HOST": "FD00:0::7", "ORDERS_SERVICE_PORT": "80"}, EnvService("fd00::7", frozenset({80}))),
+        ({"ORDERS_PORT": "tcp://10.96.0.7:80"}, EnvService("10.96.0.7", frozenset({80}))),
+        ({"ORDERS_PORT_80_TCP": "tcp://10.96.0.7:80"}, EnvService("10.96.0.7", frozenset({80}))),
+        ({"ORDERS_PORT_80_TCP_ADDR": "10.96.0.7"}, EnvService("10.96.0.7", frozenset({80}))),
+        ({"ORDERS_PORT_80_TCP_ADDR": "fd00::7"}, EnvService("fd00::7", frozenset({80}))),
+        # UDP has the first port, TCP another: a DNS server's own variables.
+        (
+            {
+                "ORDERS_SERVICE_HOST": "10.96.0.7",
+                "ORDERS_SERVICE_PORT": "53",
+                "ORDERS_SERVICE_PORT_DNS": "53",
+                "ORDERS_SERVICE_PORT_METRICS": "9153",
+                "ORDERS_PORT": "udp://10.96.0.7:53",
+                "ORDERS_PORT_53_UDP": "udp://10.96.0.7:53",
+                "ORDERS_PORT_53_UDP_PROTO": "udp",
+                "ORDERS_PORT_9153_TCP": "tcp://10.96.0.7:9153",
+            },
+            EnvService("10.96.0.7", frozenset({9153}), {"METRICS": 9153}),
+        ),
+        # Both protocols have the number: it is TCP's as well.
+        (
+            {
+                "ORDERS_SERVICE_HOST": "10.96.0.7",
+                "ORDERS_SERVICE_PORT": "53",
+                "ORDERS_PORT_53_UDP": "udp://10.96.0.7:53",
+                "ORDERS_PORT_53_TCP": "tcp://10.96.0.7:53",
+            },
+            EnvService("10.96.0.7", frozenset({53})),
+        ),
+        # A Service called orders-service exists as well.
+        (
+            {
+                "ORDERS_SERVICE_HOST": "10.96.0.7",
+                "ORDERS_SERVICE_PORT": "tcp://10.96.0.9:81",
+                "ORDERS_SERVICE_PORT_GRPC": "80",
+                "ORDERS_SERVICE_PORT_81_TCP": "tcp://10.96.0.9:81",
+                "ORDERS_SERVICE_PORT_81_TCP_PORT": "81",
+                "ORDERS_SERVICE_PORT_81_TCP_ADDR": "10.96.0.9",
+            },
+            EnvService("10.96.0.7", frozenset({80}), {"GRPC": 80}),
+        ),
+    ],
+)
+def test_each_form_alone_suffices(environ: dict[str, str], found: EnvService) -> None:
+    """Whatever part of the kubelet's variables an image or an entry point left over."""
+    assert EnvService.of("orders", environ) == found
+
+
+@pytest.mark.parametrize(
     "environ",
     [
         {},
         {"ORDERS_SERVICE_HOST": ""},
         {"ORDERS_SERVICE_HOST": "orders.example.com", "ORDERS_SERVICE_PORT": "80"},
         {"ORDERS_SERVICE_HOST": "10.96.0.7"},
+        {"ORDERS_SERVICE_HOST": "[fd00::7]", "ORDERS_SERVICE_PORT": "80"},
         {"ORDERS_SERVICE_HOST": "10.96.0.7", "ORDERS_SERVICE_PORT": "http", "ORDERS_PORT": "tcp://192.0.2.1:6379"},
+        {"ORDERS_SERVICE_HOST": "10.96.0.7", "ORDERS_SERVICE_PORT": "53", "ORDERS_PORT_53_UDP": "udp://10.96.0.7:53"},
         {"ORDERS_PORT": "8080"},
+        {"ORDERS_PORT": "tcp://nonsense"},
+        {"ORDERS_PORT": "tcp://10.96.0.7"},
+        {"ORDERS_PORT": "tcp://10.96.0.7:"},
+        {"ORDERS_PORT": "tcp://10.96.0.7:0"},
+        {"ORDERS_PORT": "tcp://10.96.0.7:65536"},
+        {"ORDERS_PORT": "tcp://10.96.0.7:80/"},
+        {"ORDERS_PORT": " tcp://10.96.0.7:80"},
+        {"ORDERS_PORT": "TCP://10.96.0.7:80"},
         {"ORDERS_PORT": "udp://10.96.0.7:53"},
+        {"ORDERS_PORT": "http://10.96.0.7:80"},
         {"ORDERS_PORT": "tcp://orders:80"},
         {"ORDERS_PORT": "tcp://10.96.0.999:80"},
+        {"ORDERS_PORT": "tcp://[10.96.0.7]:80"},
+        {"ORDERS_PORT": "tcp://fd00::7:80"},
+        {"ORDERS_PORT": "tcp://[fd00::7:80"},
         {"ORDERS_PORT_X": "tcp://10.96.0.7:80"},
-        {"ORDERS_API_SERVICE_HOST": "10.96.0.7"},
+        {"ORDERS_PORT_80_TCP_ADDR": "orders"},
+        {"ORDERS_PORT_0_TCP_ADDR": "10.96.0.7"},
+        {"ORDERS_PORT_80_TCP_PORT": "80"},
+        {"ORDERS_API_SERVICE_HOST": "10.96.0.7", "ORDERS_API_SERVICE_PORT": "80"},
     ],
 )
 def test_what_is_not_the_kubelets_is_not_there(environ: dict[str, str]) -> None:

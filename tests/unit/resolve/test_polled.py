@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -26,7 +27,7 @@ def found(*addresses: str, ttl_s: float = 5.0) -> Lookup:
 
 
 NXDOMAIN = Lookup(name="db", found=Found.NO_NAME, ttl_s=5.0, reason="NXDOMAIN")
-SERVFAIL = Lookup(name="db", found=Found.FAILED, reason="SERVFAIL from 10.96.0.10:53")
+SERVFAIL = Lookup(name="db", found=Found.FAILED, reason="SERVFAIL from 10.96.0.10:53", code="SERVFAIL")
 
 
 class Bench:
@@ -216,6 +217,7 @@ def test_describe_says_what_is_known_and_how_old_it_is() -> None:
         "host": "db.example.com",
         "addresses": ["10.0.0.1"],
         "answer_age_s": 5.25,
+        "said": "SERVFAIL",
         "next_question_s": 0.75,
         "error": "dns: SERVFAIL from 10.96.0.10:53; the last answer is kept (addresses: 1)",
     }
@@ -233,3 +235,14 @@ def test_one_question_at_a_time() -> None:
     assert len(bench.loop.held) == 0
     bench.loop.advance(0.1)
     assert len(bench.loop.held) == 1
+
+
+def test_what_no_answer_has_shown_for_long_is_published_as_unverified() -> None:
+    """Cut-off answers remove nothing, so whoever dials has to know which addresses may be another's by now."""
+    cut = replace(found("10.0.0.1", ttl_s=30.0), complete=False)
+    bench = Bench(found("10.0.0.1", "10.0.0.2", ttl_s=30.0), cut)
+    bench.loop.advance(300.0)
+    assert len(bench.sets) == 1
+    bench.loop.advance(60.0)
+    assert [one.unverified for one in bench.sets] == [frozenset(), frozenset({"10.0.0.2"})]
+    assert bench.published()[-1] == ["10.0.0.1", "10.0.0.2"]

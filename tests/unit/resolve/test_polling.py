@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshlb.resolve import polling as rules
 from meshlb.resolve.polling import Polling
 
 
@@ -26,7 +27,7 @@ def test_a_positive_answer_adds_at_once() -> None:
     polling = Polling(Fixed())
     assert polling.found(0.0, ["a"], 5.0)
     assert polling.found(5.0, ["a", "b"], 5.0)
-    assert polling.known == {"a", "b"}
+    assert polling.known == frozenset({"a", "b"})
     assert not polling.found(10.0, ["b", "a"], 5.0)
 
 
@@ -37,9 +38,9 @@ def test_an_address_goes_after_two_answers_in_a_row_without_it() -> None:
     assert not polling.found(5.0, ["a"], 5.0)
     assert not polling.found(10.0, ["a", "b"], 5.0)
     assert not polling.found(15.0, ["a"], 5.0)
-    assert polling.known == {"a", "b"}
+    assert polling.known == frozenset({"a", "b"})
     assert polling.found(20.0, ["a"], 5.0)
-    assert polling.known == {"a"}
+    assert polling.known == frozenset({"a"})
 
 
 def test_a_complete_change_of_addresses_is_make_before_break() -> None:
@@ -47,9 +48,9 @@ def test_a_complete_change_of_addresses_is_make_before_break() -> None:
     polling = Polling(Fixed())
     polling.found(0.0, ["a"], 5.0)
     assert polling.found(5.0, ["b"], 5.0)
-    assert polling.known == {"a", "b"}
+    assert polling.known == frozenset({"a", "b"})
     assert polling.found(10.0, ["b"], 5.0)
-    assert polling.known == {"b"}
+    assert polling.known == frozenset({"b"})
 
 
 def test_what_lies_between_two_positive_answers_does_not_matter_to_the_count() -> None:
@@ -59,9 +60,9 @@ def test_what_lies_between_two_positive_answers_does_not_matter_to_the_count() -
     polling.found(5.0, ["a"], 5.0)
     polling.failed(10.0)
     polling.absent(11.0, 5.0)
-    assert polling.known == {"a", "b"}
+    assert polling.known == frozenset({"a", "b"})
     assert polling.found(16.0, ["a"], 5.0)
-    assert polling.known == {"a"}
+    assert polling.known == frozenset({"a"})
 
 
 def test_an_answer_that_was_cut_off_removes_nothing() -> None:
@@ -70,10 +71,10 @@ def test_an_answer_that_was_cut_off_removes_nothing() -> None:
     polling.found(0.0, ["a", "b"], 5.0)
     for number in range(5):
         polling.found(5.0 * number, ["c"], 5.0, complete=False)
-    assert polling.known == {"a", "b", "c"}
+    assert polling.known == frozenset({"a", "b", "c"})
     polling.found(50.0, ["c"], 5.0)
     polling.found(55.0, ["c"], 5.0)
-    assert polling.known == {"c"}
+    assert polling.known == frozenset({"c"})
 
 
 def test_no_such_name_empties_only_throughout_the_grace() -> None:
@@ -83,7 +84,7 @@ def test_no_such_name_empties_only_throughout_the_grace() -> None:
     now_s = 10.0
     while now_s < 70.0:
         assert not polling.absent(now_s, 23.0)
-        assert polling.known == {"a"}
+        assert polling.known == frozenset({"a"})
         now_s = polling.next_s
     assert now_s == 70.0
     assert polling.absent(now_s, 23.0)
@@ -177,14 +178,19 @@ def test_a_hint_asks_at_once_but_at_most_once_a_second() -> None:
     assert polling.next_s == 25.0
 
 
-def test_a_hint_does_not_shorten_the_back_off() -> None:
-    """A nameserver that fails is not asked more because connects fail too."""
+def test_a_hint_shortens_the_back_off_to_a_second() -> None:
+    """Calls fail while DNS fails: whoever waits for the first answer must not wait half a minute, nor ask more than once a second."""
     polling = Polling(Fixed())
-    polling.asked(0.0)
-    for _ in range(4):
+    for _ in range(5):
+        polling.asked(0.0)
         polling.failed(0.0)
-    polling.hint(3.0)
-    assert polling.next_s == 8.0
+    assert polling.next_s == 16.0
+    polling.hint(0.4)
+    assert polling.next_s == 1.0
+    polling.asked(1.0)
+    polling.failed(1.0)
+    polling.hint(1.1)
+    assert polling.next_s == 2.0
 
 
 @given(st.integers(0, 2**32), st.lists(st.sampled_from(["found", "cut", "absent", "failed"]), max_size=60))
@@ -218,3 +224,43 @@ def test_whatever_is_answered_nothing_goes_without_a_right(seed: int, kinds: lis
             assert (polling.known or frozenset()) == before
             denied_since_s = None
         assert now_s + 0.9 <= polling.next_s <= now_s + 33.0
+
+
+def test_what_no_cut_off_answer_has_shown_for_five_minutes_is_unverified() -> None:
+    """It stays known, and counts as itself again with the first answer that shows it."""
+    polling = Polling(Fixed())
+    polling.found(0.0, ["a", "b"], 30.0)
+    assert not polling.found(30.0, ["a"], 30.0, complete=False)
+    polling.failed(100.0)
+    assert not polling.found(329.0, ["a"], 30.0, complete=False)
+    assert polling.found(330.0, ["a"], 30.0, complete=False)
+    assert (polling.known, polling.unverified) == (frozenset({"a", "b"}), frozenset({"b"}))
+    assert polling.found(360.0, ["b"], 30.0, complete=False)
+    assert polling.unverified == frozenset()
+
+
+def test_behind_a_closed_tcp_port_the_known_addresses_do_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Roll-over after roll-over with answers that are always cut off: those that no answer shows any more go, the oldest first."""
+    monkeypatch.setattr(rules, "MOST_UNVERIFIED", 200)
+    rng = random.Random(1)
+    polling, now_s, pods = Polling(rng), 0.0, [""]
+    for roll in range(30):
+        pods = [f"10.0.{roll}.{number}" for number in range(100)]
+        for _ in range(20):
+            now_s += 30.0
+            polling.found(now_s, rng.sample(pods, 70), 30.0, complete=False)
+    assert polling.known is not None
+    assert polling.known.issuperset(pods)
+    assert len(polling.known) <= 300
+    assert polling.unverified == polling.known.difference(pods)
+
+
+def test_a_full_answer_before_tcp_closed_is_not_lost_to_answers_that_are_always_cut_alike() -> None:
+    """A server that does not shuffle shows the same part for ever, and the others are as alive as these."""
+    pods = [f"10.0.{number // 250}.{number % 250}" for number in range(1000)]
+    polling = Polling(Fixed())
+    polling.found(0.0, pods, 30.0)
+    for number in range(1, 1000):
+        polling.found(30.0 * number, pods[:70], 30.0, complete=False)
+    assert polling.known == frozenset(pods)
+    assert polling.unverified == set(pods[70:])

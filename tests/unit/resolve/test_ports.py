@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from meshlb.core.target import NO_PORT, PortRef
-from meshlb.resolve.kubernetes.wire import ServicePort, ServiceRecord, SlicePort
-from meshlb.resolve.ports import PortChoiceError, PortSelector, select
+from meshlb.resolve.kubernetes.service_wire import ServicePort, ServiceRecord
+from meshlb.resolve.kubernetes.wire import SlicePort
+from meshlb.resolve.ports import PortChoiceError, PortSelector, external_port, select
 
 TWO = (ServicePort("grpc", 80, 8080), ServicePort("admin", 8080, "web"))
 ONE_SLICE = ((SlicePort("grpc", 8080), SlicePort("admin", 9090)),)
@@ -112,3 +113,32 @@ def test_a_number_is_looked_up_in_each_slice() -> None:
 def test_what_is_known_of_the_service_port_is_kept() -> None:
     """A named port whose Service cannot be read keeps the number that the environment told."""
     assert select(PortRef(name="grpc"), "grpc", None, ONE_SLICE, 50051) == PortSelector(name="grpc", service_port=50051)
+
+
+@pytest.mark.parametrize(
+    ("port", "protocol", "ports", "number"),
+    [
+        (PortRef(number=5432), "grpc", (), 5432),
+        (PortRef(number=5432), "grpc", (ServicePort("db", 1, 1),), 5432),
+        (PortRef(name="db"), "grpc", (ServicePort("db", 5432, 5432), ServicePort("x", 1, 1)), 5432),
+        (PortRef(), "grpc", (ServicePort("db", 5432, 5432),), 5432),
+        (PortRef(), "grpc", (), 443),
+        (PortRef(), "http", (), 80),
+        (PortRef(), "https", (), 443),
+        (PortRef(name="http"), "grpc", (), 80),
+    ],
+)
+def test_the_port_of_an_external_name_is_the_one_that_was_written(
+    port: PortRef, protocol: str, ports: tuple[ServicePort, ...], number: int
+) -> None:
+    """Nobody maps it; the Service may give it a name, and a scheme has its own."""
+    service = ServiceRecord("db", "shop", "ExternalName", ports=ports, external_name="db.example.com")
+    assert external_port(port, protocol, service) == number
+
+
+def test_a_ports_name_that_an_external_name_does_not_know_is_an_error() -> None:
+    """With what to write instead."""
+    with pytest.raises(PortChoiceError, match=r"no port grpc; the ports are db .5432.; it stands for a host outside the cluster"):
+        external_port(PortRef(name="grpc"), "grpc", ServiceRecord("db", "shop", ports=(ServicePort("db", 5432, 5432),)))
+    with pytest.raises(PortChoiceError, match="write the port's number"):
+        external_port(PortRef(name="grpc"), "grpc", None)

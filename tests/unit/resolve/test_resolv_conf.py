@@ -53,23 +53,17 @@ def test_the_file_is_read_as_glibc_reads_it() -> None:
     )
     assert conf.nameservers == ("10.0.0.1", "fe80::1%eth0")
     assert conf.search == ("a.example", "b.example")
-    assert (conf.ndots, conf.timeout_s, conf.attempts) == (3, 3.0, 4)
+    assert conf.ndots == 3
     assert ResolvConf.parse("search a.example\ndomain Example.com.").search == ("example.com",)
 
 
 @pytest.mark.parametrize(
-    ("options", "ndots", "timeout_s", "attempts"),
-    [
-        ("", 1, 5.0, 2),
-        ("ndots:99 timeout:999 attempts:99", 15, 30.0, 5),
-        ("ndots:-1 timeout:x attempts:", 1, 5.0, 2),
-        ("ndots:0", 0, 5.0, 2),
-    ],
+    ("options", "ndots"),
+    [("", 1), ("ndots:99 timeout:3", 15), ("ndots:-1", 1), ("ndots:0", 0), ("ndots:", 1), ("ndots:2 ndots:x", 2)],
 )
-def test_options_have_glibcs_defaults_and_limits(options: str, ndots: int, timeout_s: float, attempts: int) -> None:
+def test_ndots_has_glibcs_default_and_limit(options: str, ndots: int) -> None:
     """What is absent, mangled or out of bounds does what it does to every other program on the host."""
-    conf = ResolvConf.parse(f"options {options}")
-    assert (conf.ndots, conf.timeout_s, conf.attempts) == (ndots, timeout_s, attempts)
+    assert ResolvConf.parse(f"options {options}").ndots == ndots
 
 
 def test_a_file_that_is_not_there_is_empty_and_says_why(tmp_path: Path) -> None:
@@ -86,8 +80,8 @@ def test_bytes_that_are_no_text_are_no_error(tmp_path: Path) -> None:
     assert ResolvConf.read(str(path)).nameservers == ("10.0.0.1",)
 
 
-def test_the_file_is_read_again_only_when_it_changed(tmp_path: Path) -> None:
-    """Written in place, replaced, removed and put back: each is seen at the next look; without a change nothing is read."""
+def test_a_change_of_the_file_is_seen_at_the_next_look(tmp_path: Path) -> None:
+    """Written in place, replaced by one of the same time and size, removed and put back; without a change nothing is parsed."""
     path = tmp_path / "resolv.conf"
     path.write_text("nameserver 10.0.0.1\n")
     file = ResolvConfFile(str(path))
@@ -95,17 +89,55 @@ def test_the_file_is_read_again_only_when_it_changed(tmp_path: Path) -> None:
     assert first.nameservers == ("10.0.0.1",)
     assert file.current() is first
 
-    path.write_text("nameserver 10.0.0.22\n")
-    assert file.current().nameservers == ("10.0.0.22",)
+    stat = path.stat()
+    path.write_text("nameserver 10.0.0.2\n")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # same inode, time and size: only the content tells
+    assert file.current().nameservers == ("10.0.0.2",)
 
     other = tmp_path / "new"
     other.write_text("nameserver 10.0.0.33\n")
-    stat = path.stat()
-    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # same time and size: only the inode tells
     other.replace(path)
     assert file.current().nameservers == ("10.0.0.33",)
 
     path.unlink()
-    assert file.current().nameservers == ()
+    file.current()
     path.write_text("nameserver 10.0.0.4\n")
     assert file.current().nameservers == ("10.0.0.4",)
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "search a.example\n", "nameserver dns.example.com\nnameserver 1.2.3.4.5\n", "\0\x01"]
+)
+def test_a_file_without_a_usable_nameserver_changes_nothing_and_is_told_once(
+    content: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Missing, emptied or nonsense: the last good reading goes on, with one line that says what is wrong; then it is read again."""
+    path = tmp_path / "resolv.conf"
+    path.write_text("nameserver 10.0.0.1\nsearch svc.cluster.local\n")
+    file = ResolvConfFile(str(path))
+    good = file.current()
+    path.unlink() if content is None else path.write_text(content)
+    for _ in range(3):
+        assert file.current() is good
+    (record,) = caplog.records
+    assert str(path) in record.getMessage()
+    assert "10.0.0.1" in record.getMessage()
+    assert str(path) in file.problem
+    path.write_text("nameserver 10.0.0.9\n")
+    assert file.current().nameservers == ("10.0.0.9",)
+    assert file.problem == ""
+
+
+def test_a_nameserver_that_is_no_address_is_skipped() -> None:
+    """One bad line costs that line only."""
+    conf = ResolvConf.parse(
+        "nameserver kube-dns\nnameserver\nnameserver 10.0.0.1:5353\nnameserver fe80::1%eth0\nnameserver [::1]:70000"
+    )
+    assert conf.nameservers == ("10.0.0.1:5353", "fe80::1%eth0")
+
+
+def test_a_pipe_is_no_resolv_conf(tmp_path: Path) -> None:
+    """Reading it would wait for somebody to write; it is told as a problem instead."""
+    pipe = tmp_path / "resolv.conf"
+    os.mkfifo(pipe)
+    assert ResolvConf.read(str(pipe)).problem == f"{pipe}: is no file"

@@ -48,6 +48,12 @@ def test_values_are_made_canonical_once() -> None:
         ({"sources": 3}, r"discovery.sources=3: must be a list"),
         ({"kubeconfg": "x"}, r"discovery.kubeconfg: unknown key; the nearest valid: kubeconfig"),
         ({"kubeconfig": ""}, r"discovery.kubeconfig='': must be a non-empty string"),
+        ({"node": ""}, r"discovery.node='': must be a node's name"),
+        ({"node": "Node 1"}, r"discovery.node='Node 1': must be a node's name"),
+        ({"node": "n" * 254}, r"discovery.node='n+': must be a node's name"),
+        ({"node": 1}, r"discovery.node=1: must be a node's name"),
+        ({"zone": "-a"}, r"discovery.zone='-a': must be a label's value"),
+        ({"zone": "z" * 64}, r"discovery.zone='z+': must be a label's value"),
         ({"context": "prod"}, r"discovery.context='prod': needs discovery.kubeconfig"),
         ({"namespace": "a.b"}, r"discovery.namespace='a.b': must be a namespace"),
         ({"cluster_domain": "a..b"}, r"discovery.cluster_domain='a..b': must be a domain"),
@@ -81,3 +87,10 @@ def test_a_wrong_fallback_names_field_value_and_rule(value: object, message: str
     """Every message can be acted on without reading code."""
     with pytest.raises(ConfigError, match=message):
         Fallback.of(value)  # type: ignore[arg-type]
+
+
+def test_a_place_is_a_nodes_name_and_a_zone() -> None:
+    """As the API server spells them; None leaves it to be found out."""
+    assert Discovery() == Discovery(node=None, zone=None)
+    config = Discovery(node="ip-10-0-0-1.eu-west-1.compute.internal", zone="eu-west-1a_X.2")
+    assert (config.node, config.zone) == ("ip-10-0-0-1.eu-west-1.compute.internal", "eu-west-1a_X.2")

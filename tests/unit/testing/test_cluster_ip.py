@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from meshlb.testing.cluster_ip import choose
 from meshlb.testing.objects import FakeEndpoint
 
@@ -31,3 +33,12 @@ def test_serving_terminating_endpoints_are_the_last_resort() -> None:
 def test_endpoints_without_the_port_do_not_count() -> None:
     """Readiness is per port: others being ready does not hide the last resort of this one."""
     assert choose([READY, DRAINING], "http") == []
+
+
+def test_local_leads_to_the_endpoints_of_one_node_alone() -> None:
+    """Ready ones, else those that serve while they terminate, else none."""
+    here, there = replace(READY, node="n1"), replace(UNKNOWN, node="n2")
+    draining = replace(DRAINING, node="n3")
+    assert choose([here, there, draining], "grpc", local_to="n1") == [("10.0.0.1", 9000)]
+    assert choose([here, there, draining], "grpc", local_to="n3") == [("10.0.0.3", 9000)]
+    assert choose([here, there, draining], "grpc", local_to="n4") == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -180,3 +181,33 @@ def test_slices_always_hold_exactly_the_endpoints(seed: int) -> None:
         sizes = [len(obj["endpoints"] or ()) for obj in controller.slices.values()]
         assert max(sizes) <= 3
         assert len(sizes) == 1 or 0 not in sizes
+
+
+@pytest.mark.parametrize(
+    ("distribution", "hints"),
+    [
+        (None, None),
+        ("PreferClose", {"forZones": [{"name": "zone-a"}]}),
+        ("PreferSameZone", {"forZones": [{"name": "zone-a"}]}),
+        ("PreferSameNode", {"forZones": [{"name": "zone-a"}], "forNodes": [{"name": "node-1"}]}),
+    ],
+)
+def test_a_traffic_distribution_hints_ready_endpoints_for_their_own_place(
+    distribution: str | None, hints: dict[str, object] | None
+) -> None:
+    """Those that are not ready are left alone, as are those whose zone is not known."""
+    controller = Controller()
+    if distribution is not None:
+        controller.service["spec"]["trafficDistribution"] = distribution
+    placed = [replace(endpoint(number), node="node-1", zone="zone-a") for number in (1, 2)]
+    controller.set([placed[0], replace(placed[1], ready=False), endpoint(3)])
+    (written,) = controller.slices.values()
+    assert [entry.get("hints") for entry in written["endpoints"]] == [hints, None, None]
+
+
+def test_hints_of_a_test_are_written_as_they_are() -> None:
+    """Whatever the Service says."""
+    controller = Controller()
+    controller.set([replace(endpoint(1), hint_zones=("a", "b"), hint_nodes=("n",))])
+    (written,) = controller.slices.values()
+    assert written["endpoints"][0]["hints"] == {"forZones": [{"name": "a"}, {"name": "b"}], "forNodes": [{"name": "n"}]}

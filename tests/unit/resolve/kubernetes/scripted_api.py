@@ -102,12 +102,13 @@ class ScriptedApi:
         self.closed = False
 
     def get(self, path: str, query: Query, interrupt: Interrupt) -> bytes:
-        self.requests.append(f"get {path.rpartition('/')[2]} {dict(query).get('labelSelector', '')}".strip())
+        self.requests.append(f"get {path.rpartition('/')[2]} {_selection(dict(query))}".strip())
         return self.answer(path, dict(query))
 
     def watch(self, path: str, query: Query, interrupt: Interrupt, *, read_timeout_s: float) -> Generator[list[bytes]]:
         asked = dict(query)
-        self.requests.append(f"watch {asked['resourceVersion']} {asked['labelSelector']}")
+        streaming = "streaming " if "sendInitialEvents" in asked else ""
+        self.requests.append(f"{streaming}watch {asked['resourceVersion']} {_selection(asked)}")
         self.answer(path, asked)
         stream = Stream(asked, interrupt)
         self.streams.append(stream)
@@ -118,6 +119,10 @@ class ScriptedApi:
 
     def close(self) -> None:
         self.closed = True
+
+
+def _selection(query: dict[str, str]) -> str:
+    return query.get("labelSelector", "") or query.get("fieldSelector", "").replace("metadata.name=", "")
 
 
 class Heard:

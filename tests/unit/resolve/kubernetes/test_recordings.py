@@ -9,10 +9,11 @@ import pytest
 from meshlb.resolve.kubernetes.backoff import Waits
 from meshlb.resolve.kubernetes.refusal import Refusal, parse_refusal
 from meshlb.resolve.kubernetes.requests import ListRequest, WatchRequest
+from meshlb.resolve.kubernetes.service_wire import parse_service
 from meshlb.resolve.kubernetes.slices import SliceReducer, merge
 from meshlb.resolve.kubernetes.transport import ApiError, SourceError
 from meshlb.resolve.kubernetes.watch import ListWatch
-from meshlb.resolve.kubernetes.wire import Bookmark, Removal, SliceEvent, Unreadable, parse_event, parse_service, parse_slice_list
+from meshlb.resolve.kubernetes.wire import Bookmark, Removal, SliceEvent, Unreadable, parse_event, parse_slice_list
 from meshlb.resolve.ports import PortSelector
 from tests.unit.resolve.kubernetes.recordings import Exchange, exchange, exchanges
 

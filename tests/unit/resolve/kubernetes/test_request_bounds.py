@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import pytest
 
 from meshlb.resolve.kubernetes.requests import ListRequest, WatchRequest
+from meshlb.resolve.kubernetes.transport import ApiError
+from meshlb.resolve.kubernetes.watch import StreamingLists
+from meshlb.resolve.kubernetes.wire import Unreadable
 from tests.unit.resolve.kubernetes.virtual_api import (
     Answer,
     Failed,
@@ -55,6 +59,20 @@ def a_different_refusal_each_time() -> Server:
     return lambda request, now_s: Failed(refused(next(codes)))
 
 
+def versions_that_go_back() -> Server:
+    """Each stream carries an event that is older than the one before it, and every watch ends."""
+    versions = itertools.count(100000, -1)
+
+    def server(request: ListRequest | WatchRequest, now_s: float) -> Answer:
+        if isinstance(request, ListRequest):
+            return Listed(str(next(versions)))
+        return Streamed(events=((0.1, slice_event("MODIFIED", str(next(versions)))),), end_s=0.2)
+
+    return server
+
+
+GARBAGE = Unreadable("", "", "no JSON")
+
 FAULTS: dict[str, Server] = {
     "connection refused": always(Failed(unreachable())),
     "black hole": always(Failed(unreachable(), after_s=3.0)),
@@ -82,21 +100,39 @@ FAULTS: dict[str, Server] = {
     "500 event after a second": lists_then(Streamed(end_s=1.1, error=refused(500))),
     "lists from the past": a_list_from_the_past(),
     "a different refusal each time": a_different_refusal_each_time(),
+    "503 with Retry-After": always(Failed(refused(503, "ServiceUnavailable", retry_after_s=5.0))),
+    "429 that asks for an hour": always(Failed(refused(429, retry_after_s=3600.0))),
+    "TLS": always(Failed(ApiError("SSLError: certificate verify failed"), after_s=0.02)),
+    "no answer in time": always(Failed(ApiError("no complete answer within 30 s"), after_s=30.0)),
+    "reset in the middle of a line": lists_then(Streamed(end_s=0.3, error=unreachable())),
+    "garbage lines, then the end": lists_then(Streamed(events=((0.0, GARBAGE), (0.1, GARBAGE)), end_s=2.0)),
+    "garbage lines for ever": lists_then(Streamed(events=tuple((5.0 * n, GARBAGE) for n in range(720)))),
+    "a huge line": lists_then(Streamed(events=((0.2, GARBAGE),), end_s=0.2, error=unreachable())),
+    "a huge line, late": lists_then(Streamed(events=((9.0, GARBAGE),), end_s=9.0, error=unreachable())),
+    "silent after a bookmark": lists_then(Streamed(events=((1.0, bookmark("100")),))),
+    "versions that go back": versions_that_go_back(),
 }
+HOUR_S = 3600.0
 
 
+@pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("seed", [1, 2])
-def test_no_fault_makes_a_stream_ask_often(fault: str, seed: int) -> None:
-    """At most 2 requests in any second once the first sync is over, and 0.05 a second beyond the allowance for bursts."""
-    api = VirtualApi(FAULTS[fault], seed=seed)
+def test_no_fault_makes_a_stream_ask_often(fault: str, seed: int, streaming: bool) -> None:
+    """In an hour: at most 2 requests in any second once the first sync is over, 0.05 a second beyond the allowance for bursts.
+
+    And after the first ten minutes at most six in any minute, which is what two kinds of requests with their back-off add up to.
+    """
+    api = VirtualApi(FAULTS[fault], seed=seed, streaming=StreamingLists(streaming))
     api.run(TEN_MINUTES_S)
     times = api.times()
     print(len(times), [round(at_s, 1) for at_s in times])
     assert 2 <= len(times) <= BURST + 0.05 * TEN_MINUTES_S
-    api.run(TEN_MINUTES_S)
+    api.run(HOUR_S - TEN_MINUTES_S)
     later = [at_s for at_s in api.times() if at_s >= TEN_MINUTES_S]
-    assert 1 <= len(later) <= 0.05 * TEN_MINUTES_S + 1
+    assert 1 <= len(later) <= 0.05 * (HOUR_S - TEN_MINUTES_S) + 1
+    minutes = Counter(int(at_s // 60.0) for at_s in later)
+    assert max(minutes.values()) <= 6
     counted = times[2:]  # the first two are what the service that joined pays for
     assert all(third - first >= 1.0 - 1e-9 for first, third in zip(counted, counted[2:], strict=False))
 

@@ -120,14 +120,16 @@ def test_a_dual_stack_pod_counts_once_in_the_preferred_family() -> None:
 
 
 def test_dual_stack_pods_without_a_uid_are_known_by_hostname_and_node() -> None:
-    """Without these, two addresses are two pods."""
+    """Where nothing names them, those of the preferred family stand for all: one cannot tell, and twice the calls would be worse."""
     four, six = (
         {"uid": "", "hostname": "orders-0", "node": "n1"},
         {"uid": "", "hostname": "orders-0", "node": "n1", "host": "fd00::1"},
     )
     assert hosts(merge([record("a", pod(1, **four)), record("b", pod(1, **six), family="IPv6")], GRPC)) == ["10.0.0.1"]
     nameless = [record("a", pod(1, uid="")), record("b", pod(1, uid="", host="fd00::1"), family="IPv6")]
-    assert hosts(merge(nameless, GRPC)) == ["10.0.0.1", "fd00::1"]
+    assert hosts(merge(nameless, GRPC)) == ["10.0.0.1"]
+    assert hosts(merge(nameless, GRPC, "IPv6")) == ["fd00::1"]
+    assert hosts(merge(nameless[1:], GRPC, "IPv4")) == ["fd00::1"]
 
 
 def test_every_endpoint_keeps_its_conditions() -> None:

@@ -13,9 +13,9 @@ import pytest
 
 from meshlb.errors import ClosedError
 from meshlb.resolve.kubernetes.refusal import Refusal
+from meshlb.resolve.kubernetes.service_wire import ServiceRecord
 from meshlb.resolve.kubernetes.source import KubernetesSource, SourceError
 from meshlb.resolve.kubernetes.transport import ApiError, ApiTransport, CredentialsError
-from meshlb.resolve.kubernetes.wire import ServiceRecord
 from tests.unit.resolve.kubernetes.scripted_api import Heard, ScriptedApi, ThreadedLoop, event, eventually, slice_list, slice_object
 
 SERVICE = b'{"kind":"Service","metadata":{"name":"orders","namespace":"shop"},"spec":{"clusterIP":"10.96.0.1"}}'
@@ -45,7 +45,7 @@ class Setup:
         self.api = ScriptedApi(answer)
         self.connects = 0
         self.heard = Heard()
-        self.source = KubernetesSource(self.connect, self.loop, random.Random(1))
+        self.source = KubernetesSource(self.connect, self.loop, random.Random(1), streaming_lists=False)
 
     def connect(self) -> ApiTransport | None:
         self.connects += 1
@@ -155,13 +155,15 @@ def test_who_comes_later_is_told_what_is_known_at_once(made: Callable[..., Setup
     assert len(setup.api.requests) == 2
 
 
-def test_services_that_join_within_ten_milliseconds_are_listed_together(made: Callable[..., Setup]) -> None:
+def test_services_that_join_within_fifty_milliseconds_are_listed_together(made: Callable[..., Setup]) -> None:
     """And the wider watch is opened once, from where the narrow one was."""
     setup = made()
     setup.synced()
     for name in ("pay", "stock", "users"):
         setup.watch(name, Heard())
-    setup.loop.advance(0.02)
+        setup.loop.advance(0.016)
+    assert len(setup.api.requests) == 2
+    setup.loop.advance(0.01)
     setup.until(lambda: len(setup.api.streams) == 2 and setup.opened)
     assert setup.api.requests[2:] == [
         "get endpointslices kubernetes.io/service-name in (pay,stock,users)",
@@ -178,7 +180,7 @@ def test_what_an_abandoned_stream_still_says_is_not_heard(made: Callable[..., Se
     answered = threading.Event()
     setup.api.answer = lambda path, query: orders(path, query) if answered.wait(5.0) else b""
     setup.watch("pay", Heard())
-    setup.loop.advance(0.02)
+    setup.loop.advance(0.06)
     answered.set()
     eventually(lambda: not setup.loop.started[-1].is_alive())  # the list of pay waits to be processed
     posts = setup.loop.posts
@@ -205,6 +207,17 @@ def test_a_slice_that_is_given_to_another_service_leaves_the_one_that_had_it(mad
     setup.synced()
     setup.api.streams[0].send(event("MODIFIED", slice_object("a", "101", "10.0.0.1", service="pay")))
     setup.until(lambda: pay.words[-1] == "a:10.0.0.1")
+    setup.until(lambda: setup.heard.words[-1] == "empty")
+
+
+def test_a_slice_that_is_given_to_a_service_that_nobody_wants_any_more_leaves_its_old_one(made: Callable[..., Setup]) -> None:
+    """The watch is still as wide as before, so the server says MODIFIED where a narrow one would hear DELETED."""
+    setup = made()
+    pay = setup.watch("pay", Heard())
+    setup.synced()
+    pay.close()
+    setup.loop.advance(6.0)
+    setup.api.streams[0].send(event("MODIFIED", slice_object("a", "101", "10.0.0.1", service="pay")))
     setup.until(lambda: setup.heard.words[-1] == "empty")
 
 
@@ -235,7 +248,11 @@ def test_who_joins_a_stream_in_trouble_is_told_why_at_once(made: Callable[..., S
     setup.watch("pay", other)
     setup.loop.run_until_idle()
     assert late.words == other.words == ["error:forbidden"]
-    assert len(setup.api.requests) == 1
+    setup.until(lambda: len(setup.api.requests) == 3)  # and the Endpoints of each are asked for, once
+    assert setup.api.requests[0].startswith("get endpointslices")
+    assert sorted(setup.api.requests[1:]) == ["get endpoints orders", "get endpoints pay"]
+    setup.loop.advance(10.0)
+    assert (len(setup.api.requests), late.words) == (3, ["error:forbidden"])
 
 
 def test_an_error_event_ends_its_stream_and_what_came_before_it_counts(made: Callable[..., Setup]) -> None:
@@ -285,7 +302,7 @@ def test_an_unreadable_slice_is_warned_of_once_and_what_was_known_of_it_stays(
     assert setup.heard.words[-1] == "a:10.0.0.1 b:10.0.0.2"
     warnings = [record.getMessage() for record in caplog.records if "cannot be read" in record.getMessage()]
     assert len(warnings) == 2
-    assert "EndpointSlice shop/a cannot be read and is skipped: endpoints: 'none' is no list" in warnings
+    assert "EndpointSlices shop/a cannot be read and is skipped: endpoints: 'none' is no list" in warnings
     setup.api.answer = lambda path, query: slice_list("200", bad, slice_object("b", "103", "10.0.0.4"))
     setup.api.streams[0].send({"type": "ERROR", "object": {"code": 410, "reason": "Expired"}})
     setup.until(lambda: len(setup.heard.words) == 3)
@@ -299,7 +316,7 @@ def test_a_200_that_is_no_list_is_an_error_and_empties_nothing(made: Callable[..
     setup.loop.advance(2.0)
     setup.api.answer = lambda path, query: b'{"welcome":"guest"}'
     setup.api.streams[0].send({"type": "ERROR", "object": {"code": 410, "reason": "Expired"}})
-    setup.until(lambda: setup.heard.errors)
+    setup.loop.let_pass(6.0, lambda: setup.heard.errors)
     assert "unreadable answer" in setup.heard.errors[0].reason
     assert setup.heard.words == ["a:10.0.0.1", "error:unreachable"]
 
@@ -385,11 +402,11 @@ def test_a_service_that_leaves_a_shared_stream_is_forgotten_and_the_stream_goes_
     setup = made()
     setup.synced()
     pay = setup.watch("pay", Heard())
-    setup.loop.advance(0.02)
+    setup.loop.advance(0.06)
     setup.until(lambda: len(setup.api.streams) == 2 and setup.opened)
     pay.close()
     setup.loop.advance(6.0)
-    assert list(setup.source.describe()["namespaces"]["shop"]["services"]) == ["orders"]
+    assert list(setup.source.describe()["services"]) == ["orders.shop"]
     setup.api.streams[1].send(
         event("MODIFIED", slice_object("p", "110", service="pay")), event("DELETED", slice_object("a", "111"))
     )
@@ -404,7 +421,7 @@ def test_where_no_cluster_is_configured_everybody_is_told_so_and_nothing_is_trie
     caplog.set_level(logging.DEBUG)
     setup = made()
     setup.connect = lambda: None  # type: ignore[method-assign]
-    setup.source = KubernetesSource(setup.connect, setup.loop, random.Random(1))
+    setup.source = KubernetesSource(setup.connect, setup.loop, random.Random(1), streaming_lists=False)
     setup.watch()
     answers: list[Any] = []
     setup.source.get_service("shop", "orders", lambda record, error: answers.append((record, error)))
@@ -433,7 +450,7 @@ def test_credentials_that_cannot_be_read_are_told_and_read_again_later(made: Cal
             raise CredentialsError("kubeconfig /x cannot be used")
         return setup.api
 
-    setup.source = KubernetesSource(connect, setup.loop, random.Random(1))
+    setup.source = KubernetesSource(connect, setup.loop, random.Random(1), streaming_lists=False)
     setup.watch()
     setup.until(lambda: setup.heard.errors)
     assert setup.heard.errors == [SourceError("config", "kubeconfig /x cannot be used")]
@@ -557,7 +574,8 @@ def test_describe_is_plain_data_and_says_where_the_stream_is(made: Callable[...,
     assert shop["watching"] == ["orders"]
     assert shop["resource_version"] == "100"
     assert shop["open_for_s"] == 2.0
-    assert shop["services"]["orders"]["endpoints"] == 1
+    assert described["services"]["orders.shop"]["endpoints"] == 1
+    assert described["services"]["orders.shop"]["by"] == "slices"
 
 
 def test_a_service_is_read_once_for_all_who_want_it_within_ten_seconds(made: Callable[..., Setup]) -> None:
@@ -577,6 +595,26 @@ def test_a_service_is_read_once_for_all_who_want_it_within_ten_seconds(made: Cal
     assert setup.api.requests == ["get orders", "get orders"]
 
 
+def test_a_service_that_is_missing_is_asked_for_once_a_second(made: Callable[..., Setup]) -> None:
+    """However many targets want it; it may be made any moment, so not for longer."""
+
+    def missing(path: str, query: dict[str, str]) -> bytes:
+        raise ApiError("HTTP 404", Refusal(code=404))
+
+    setup = made(missing)
+    answers: list[Any] = []
+    for count in (5, 10, 15):
+        for _ in range(5):
+            setup.source.get_service("shop", "orders", lambda *answer: answers.append(answer))
+        setup.until(lambda: len(answers) == count)  # noqa: B023
+    assert answers == [(None, None)] * 15
+    assert setup.api.requests == ["get orders"]
+    setup.loop.advance(1.1)
+    setup.source.get_service("shop", "orders", lambda *answer: answers.append(answer))
+    setup.until(lambda: len(answers) == 16)
+    assert setup.api.requests == ["get orders", "get orders"]
+
+
 def test_at_most_five_services_are_read_a_second(made: Callable[..., Setup]) -> None:
     """Nobody is forgotten meanwhile."""
     setup = made(lambda path, query: SERVICE)
@@ -591,7 +629,7 @@ def test_at_most_five_services_are_read_a_second(made: Callable[..., Setup]) -> 
     setup.loop.let_pass(3.0, lambda: len(answers) == 12, 1.01)
 
 
-def test_a_credentials_plugin_that_hangs_is_told_after_ten_seconds_and_used_when_it_answers() -> None:
+def test_credentials_that_hang_are_told_after_ten_seconds_and_used_when_they_come() -> None:
     """Whoever waits can turn to DNS meanwhile."""
     loop, release, heard, answers = ThreadedLoop(), threading.Event(), Heard(), list[Any]()
     api = ScriptedApi(orders)
@@ -600,18 +638,55 @@ def test_a_credentials_plugin_that_hangs_is_told_after_ten_seconds_and_used_when
         release.wait(30.0)
         return api
 
-    source = KubernetesSource(connect, loop, random.Random(1))
+    source = KubernetesSource(connect, loop, random.Random(1), streaming_lists=False)
     source.watch("shop", "orders", heard)
     source.get_service("shop", "orders", lambda *answer: answers.append(answer))
     loop.advance(9.9)
     assert heard.words == []
     loop.advance(0.2)
-    assert heard.errors == [SourceError("config", "the credentials plugin does not answer")]
+    assert heard.errors == [SourceError("config", "the credentials cannot be read within 10 s")]
     assert answers == [(None, heard.errors[0])]
     release.set()
     loop.run_until(lambda: heard.slices)
     assert heard.words[-1] == "a:10.0.0.1"
     source.close()
+
+
+def test_credentials_that_hang_for_good_are_read_a_second_time_and_no_third() -> None:
+    """The API must not be lost for one dead mount, nor a thread a minute."""
+    loop, release, heard = ThreadedLoop(), threading.Event(), Heard()
+    api, calls = ScriptedApi(orders), list[int]()
+    works = threading.Event()
+
+    def connect() -> ApiTransport | None:
+        calls.append(1)
+        if not works.is_set():
+            release.wait(30.0)
+        return api
+
+    source = KubernetesSource(connect, loop, random.Random(1), streaming_lists=False)
+    source.watch("shop", "orders", heard)
+    try:
+        for _ in range(20):
+            loop.advance(59.0)
+        eventually(lambda: len(calls) == 2)
+        assert [thread.name for thread in loop.started] == ["connect", "connect"]
+    finally:
+        release.set()
+        source.close()
+    loop, heard = ThreadedLoop(), Heard()
+    release.clear()
+    calls.clear()
+    source = KubernetesSource(connect, loop, random.Random(1), streaming_lists=False)
+    source.watch("shop", "orders", heard)
+    eventually(lambda: len(calls) == 1)
+    works.set()
+    try:
+        loop.advance(61.0)
+        loop.run_until(lambda: heard.slices)
+    finally:
+        release.set()
+        source.close()
 
 
 def test_a_list_that_does_not_end_is_given_up_after_thirty_seconds(made: Callable[..., Setup]) -> None:

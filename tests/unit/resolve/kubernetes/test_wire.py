@@ -11,6 +11,7 @@ import pytest
 from meshlb.core.endpoint import Hints, Locality
 from meshlb.resolve.kubernetes.fields import WireError
 from meshlb.resolve.kubernetes.refusal import Refusal, parse_refusal
+from meshlb.resolve.kubernetes.service_wire import ServiceRecord, parse_service
 from meshlb.resolve.kubernetes.wire import (
     Bookmark,
     Passed,
@@ -20,7 +21,6 @@ from meshlb.resolve.kubernetes.wire import (
     SliceRecord,
     Unreadable,
     parse_event,
-    parse_service,
     parse_slice,
     parse_slice_list,
 )
@@ -84,10 +84,10 @@ def test_unknown_fields_are_passed_over() -> None:
     assert read(novelty={"a": 1}, endpoints=[{"addresses": ["10.0.0.1"], "mood": "good"}]).endpoints[0].host == "10.0.0.1"
 
 
-@pytest.mark.parametrize("family", ["FQDN", "QUIC", ""])
-def test_a_slice_of_another_address_type_is_passed_over_and_says_so(family: str) -> None:
-    """Only IPv4 and IPv6 have a meaning; the counters name what was left out."""
-    assert parse_slice(slice_object(addressType=family)) == Passed("", "7", f"addressType {family}")
+@pytest.mark.parametrize(("family", "kind"), [("FQDN", "FQDN"), ("QUIC", "unknown"), ("", "unknown"), ("Q" * 10**6, "unknown")])
+def test_a_slice_of_another_address_type_is_passed_over_and_says_so(family: str, kind: str) -> None:
+    """Only IPv4 and IPv6 have a meaning; the counters name what was left out, by few names."""
+    assert parse_slice(slice_object(addressType=family)) == Passed("", "7", f"addressType {kind}")
 
 
 def test_a_slice_of_no_service_is_passed_over() -> None:
@@ -114,10 +114,24 @@ def test_an_ipv6_address_is_read_in_its_canonical_form() -> None:
     assert read(addressType="IPv6", endpoints=endpoints).endpoints[0].host == "fd00::1"
 
 
-def test_an_endpoint_without_addresses_is_left_out() -> None:
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"addresses": []},
+        {"addresses": None},
+        {},
+        None,
+        {"addresses": ["orders.example.com"]},
+        {"addresses": ["fd00::1"]},
+        {"addresses": ["10.0.0.1/24"]},
+        {"addresses": ["10.0.0." + "1" * 10**6]},
+    ],
+)
+def test_an_endpoint_without_a_valid_address_is_left_out_and_counted(entry: object) -> None:
     """It cannot be dialled; the others can."""
-    endpoints = [{"addresses": []}, {"addresses": None}, {"addresses": ["10.0.0.2"]}]
-    assert [endpoint.host for endpoint in read(endpoints=endpoints).endpoints] == ["10.0.0.2"]
+    record = read(endpoints=[entry, {"addresses": ["10.0.0.2"]}])
+    assert [endpoint.host for endpoint in record.endpoints] == ["10.0.0.2"]
+    assert record.flaws == ("endpoints without a valid address",)
 
 
 def test_the_label_for_headless_services_counts_by_its_presence() -> None:
@@ -133,9 +147,7 @@ def test_the_label_for_headless_services_counts_by_its_presence() -> None:
         {"endpoints": {"a": 1}},
         {"endpoints": ["10.0.0.1"]},
         {"endpoints": [{"addresses": "10.0.0.1"}]},
-        {"endpoints": [{"addresses": ["orders.example.com"]}]},
         {"endpoints": [{"addresses": [16]}]},
-        {"endpoints": [{"addresses": ["fd00::1"]}]},
         {"endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": "yes"}}]},
         {"endpoints": [{"addresses": ["10.0.0.1"], "conditions": []}]},
         {"endpoints": [{"addresses": ["10.0.0.1"], "zone": 3}]},
@@ -209,7 +221,9 @@ def test_a_deleted_slice_is_gone_whatever_its_last_state_says(overrides: dict[st
 @pytest.mark.parametrize("number", [-1, 0, 65536, 10**300])
 def test_a_port_that_is_none_is_left_out(number: int) -> None:
     """It cannot be dialled; the others of the same object can."""
-    assert [port.port for port in read(ports=[{"port": number}, {"port": 80}]).ports] == [80]
+    record = read(ports=[{"port": number}, {"port": 80}])
+    assert [port.port for port in record.ports] == [80]
+    assert record.flaws == (("ports out of range",) if number else ())
     for spec in ({"port": number}, {"port": 81, "targetPort": number or -1}):
         text = json.dumps({"kind": "Service", "spec": {"ports": [spec, {"port": 80}]}}).encode()
         assert [port.port for port in parse_service(text).ports] == [80]
@@ -238,7 +252,7 @@ def test_bookmarks_tell_a_version_and_the_end_of_a_streaming_list() -> None:
 def test_events_of_other_kinds_and_slices_that_are_not_for_us_are_passed_over_with_their_version() -> None:
     """The place in history moves on all the same."""
     assert parse_event(b'{"type":"RENAMED","object":{"metadata":{"resourceVersion":"9"}}}') == Passed(
-        "RENAMED", "9", "event type RENAMED"
+        "RENAMED", "9", "event type unknown"
     )
     line = json.dumps({"type": "ADDED", "object": slice_object(addressType="FQDN")}).encode()
     assert parse_event(line) == Passed("ADDED", "7", "addressType FQDN")
@@ -321,6 +335,48 @@ def test_a_service_of_an_old_server_has_one_cluster_ip() -> None:
     for address, expected, headless in (("10.96.0.1", ("10.96.0.1",), False), ("None", (), True)):
         service = parse_service(json.dumps({"kind": "Service", "spec": {"clusterIP": address}}).encode())
         assert (service.cluster_ips, service.headless) == (expected, headless)
+
+
+def service(**spec: Any) -> ServiceRecord:
+    return parse_service(json.dumps({"kind": "Service", "metadata": {"name": "s", "namespace": "n"}, "spec": spec}).encode())
+
+
+def test_a_services_policies_are_read_with_the_defaults_of_the_api_server() -> None:
+    """Absent and unknown words mean the default; a timeout outside 1 to 86400 s as well."""
+    plain = service(clusterIP="10.96.0.1")
+    assert (plain.internal_traffic_policy, plain.session_affinity, plain.affinity_timeout_s) == ("Cluster", "None", 10800)
+    assert (plain.publish_not_ready_addresses, plain.selector, plain.local_only) == (False, False, False)
+    full = service(
+        clusterIP="10.96.0.1",
+        selector={"app": "a"},
+        internalTrafficPolicy="Local",
+        sessionAffinity="ClientIP",
+        sessionAffinityConfig={"clientIP": {"timeoutSeconds": 60}},
+        publishNotReadyAddresses=True,
+    )
+    assert (full.internal_traffic_policy, full.session_affinity, full.affinity_timeout_s) == ("Local", "ClientIP", 60)
+    assert (full.publish_not_ready_addresses, full.selector, full.local_only) == (True, True, True)
+    odd = service(clusterIP="10.96.0.1", internalTrafficPolicy="Nearby", sessionAffinity="Cookie", ipFamilies=["IPv5", "IPv6"])
+    assert (odd.internal_traffic_policy, odd.session_affinity, odd.ip_families) == ("Cluster", "None", ("IPv6",))
+    for seconds in (0, -1, 86401, 10**300):
+        assert service(sessionAffinityConfig={"clientIP": {"timeoutSeconds": seconds}}).affinity_timeout_s == 10800
+
+
+def test_the_local_policy_of_a_headless_service_means_nothing() -> None:
+    """There is no proxy that would enforce it, and who asks DNS gets every pod."""
+    assert not service(clusterIP="None", internalTrafficPolicy="Local").local_only
+
+
+def test_an_external_name_is_read_of_that_type_alone_and_in_one_form() -> None:
+    """Other types may carry a forgotten one; a cluster IP of an ExternalName is no address of anybody."""
+    external = service(type="ExternalName", externalName="DB.Example.com.", clusterIP="10.96.0.1")
+    assert (external.external_name, external.cluster_ips, external.headless) == ("db.example.com", (), False)
+    assert service(type="ClusterIP", externalName="db.example.com", clusterIP="10.96.0.1").external_name == ""
+
+
+def test_a_cluster_ip_that_does_not_parse_is_none() -> None:
+    """Nothing is dialled that is no address."""
+    assert service(clusterIP="10.96.0.1", clusterIPs=["ten", "10.96.0.1", ""]).cluster_ips == ("10.96.0.1",)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from meshlb.resolve.kubernetes.backoff import Waits
 from meshlb.resolve.kubernetes.refusal import Refusal
 from meshlb.resolve.kubernetes.requests import ListRequest, WatchRequest
+from meshlb.resolve.kubernetes.stream import MARK_S
 from meshlb.resolve.kubernetes.transport import ApiError, SourceError
-from meshlb.resolve.kubernetes.watch import ListWatch
+from meshlb.resolve.kubernetes.watch import ListWatch, StreamingLists
 from meshlb.resolve.kubernetes.wire import Bookmark, Event, Removal, SliceEvent, SliceRecord
 
 
@@ -68,11 +70,11 @@ def bookmark(version: str) -> Bookmark:
 class VirtualApi:
     """``run(seconds)`` lets time pass; ``requests`` and ``told`` say what happened when."""
 
-    def __init__(self, server: Server, *services: str, seed: int = 1) -> None:
+    def __init__(self, server: Server, *services: str, seed: int = 1, streaming: StreamingLists | None = None) -> None:
         print(f"seed {seed}")
         self.server = server
         self.now_s = 1000.0
-        self.list_watch = ListWatch("shop", Waits.load(), random.Random(seed))
+        self.list_watch = ListWatch("shop", Waits.load(), random.Random(seed), streaming=streaming)
         self.requests: list[tuple[float, ListRequest | WatchRequest]] = []
         self.used: list[SliceEvent | Removal] = []
         self.told: list[tuple[float, SourceError]] = []
@@ -113,7 +115,9 @@ class VirtualApi:
         raise AssertionError("100 requests at one moment")
 
     def _answer(self, request: ListRequest | WatchRequest, answer: Answer) -> None:
-        if isinstance(answer, Listed):
+        if isinstance(request, WatchRequest) and request.initial:
+            self._answer_streaming(request, answer)
+        elif isinstance(answer, Listed):
             self._after(answer.after_s, lambda: self._listed(answer.version))
         elif isinstance(answer, Failed) and isinstance(request, ListRequest):
             self._after(answer.after_s, lambda: self._tell(self.list_watch.on_list_failed(answer.error, self.now_s)))
@@ -122,9 +126,36 @@ class VirtualApi:
         else:
             self._after(answer.after_s, self._of(request, lambda: self.list_watch.on_watch_opened(self.now_s)))
             for at_s, event in answer.events:
-                self._after(answer.after_s + at_s, self._of(request, lambda event=event: self._event(event)))
+                self._after(answer.after_s + at_s, self._of(request, partial(self._event, event)))
             if answer.end_s is not None:
                 self._after(answer.after_s + answer.end_s, self._of(request, lambda: self._ended(answer.error)))
+
+    def _answer_streaming(self, request: WatchRequest, answer: Answer) -> None:
+        """``Listed`` marks the end of the list and goes on for ever; ``Streamed`` has a marked bookmark among its events, or none."""
+        if isinstance(answer, Listed):
+            answer = Streamed(events=((0.0, Bookmark(answer.version, initial_events_end=True)),), after_s=answer.after_s)
+        if isinstance(answer, Failed):
+            self._after(answer.after_s, lambda: self._streaming_ended(request, answer.error))
+            return
+        for at_s, event in answer.events:
+            self._after(answer.after_s + at_s, partial(self._streaming_event, request, event))
+        if answer.end_s is not None:
+            self._after(answer.after_s + answer.end_s, lambda: self._streaming_ended(request, answer.error))
+        self._after(answer.after_s + MARK_S, lambda: self._streaming_ended(request, None, only_list=True))
+
+    def _streaming_event(self, request: WatchRequest, event: Event) -> None:
+        if self.list_watch.watching is request:
+            self._event(event)
+        elif self.list_watch.listing is request and isinstance(event, Bookmark) and event.initial_events_end:
+            self._listed(event.resource_version)
+
+    def _streaming_ended(self, request: WatchRequest, error: ApiError | None, *, only_list: bool = False) -> None:
+        if self.list_watch.listing is request and error is None:
+            self.list_watch.on_list_unmarked()
+        elif self.list_watch.listing is request and error is not None:
+            self._tell(self.list_watch.on_list_failed(error, self.now_s))
+        elif self.list_watch.watching is request and not only_list:
+            self._ended(error)
 
     def _of(self, request: ListRequest | WatchRequest, callback: Callable[[], None]) -> Callable[[], None]:
         """What an abandoned watch still says is not heard."""
