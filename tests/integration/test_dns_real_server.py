@@ -1,6 +1,6 @@
 """Our DNS client against a server that is not ours: dnsmasq, on a port of loopback, with a configuration of its own.
 
-Debian has it as ``dnsmasq-base``. Without it these tests are skipped, unless ``MESHLB_REQUIRE_DNSMASQ=1`` says that it must be there.
+Debian has it as ``dnsmasq-base``. Without it these tests are skipped, unless ``TEST_REQUIRE_DNSMASQ=1`` says that it must be there.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ srv-host=_grpc._tcp.spare.{ZONE},orders-1.pods.{ZONE},20052,10,50
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dnsmasq]:
     program = shutil.which("dnsmasq") or shutil.which("dnsmasq", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")
     if program is None:
-        assert not os.environ.get("MESHLB_REQUIRE_DNSMASQ"), "MESHLB_REQUIRE_DNSMASQ is set, and there is no dnsmasq"
+        assert not os.environ.get("TEST_REQUIRE_DNSMASQ"), "TEST_REQUIRE_DNSMASQ is set, and there is no dnsmasq"
         pytest.skip("dnsmasq is not installed (Debian: apt-get install dnsmasq-base)")
     server = Dnsmasq(program, tmp_path_factory.mktemp("dnsmasq"))
     yield server
