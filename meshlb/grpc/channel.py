@@ -26,10 +26,10 @@ since it may have to go back to waiting. A back-off blocks the thread of a block
 else. ``per_try_timeout_s`` holds for unary_unary alone: a stream may last. What finally fails is grpc's own error of the last attempt, with
 a note of what was tried; where the deadline came meanwhile, ours, with that error as its cause.
 
-Every kind looks at the picked connection itself before it sends, unless a call found it ready within the last 5 ms: gRPC would queue a
-call on one that was lost a moment ago until it is back or given up, which takes seconds where packets vanish. Blocking calls wait in their caller's
-thread and can be interrupted there; the others never block whom they are invoked by. Errors are grpc's own objects where the wire
-said something, else those of ``meshlb.grpc.errors``. After ``close()``: ValueError with grpc's words.
+Every kind looks at the picked connection itself before it sends (``unary_unary()`` not again within 5 ms of a call that found it ready):
+gRPC would queue a call on one that was lost a moment ago until it is back or given up, which takes seconds where packets vanish.
+Blocking calls wait in their caller's thread and can be interrupted there; the others never block whom they are invoked by. Errors are
+grpc's own objects where the wire said something, else those of ``meshlb.grpc.errors``. After ``close()``: ValueError with grpc's words.
 
 Spec: grpc.Channel of grpcio 1.60 to 1.85.
 Deviations: ``subscribe`` after ``close()`` raises here; grpc starts a thread that dies with a traceback.

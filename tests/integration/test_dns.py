@@ -8,9 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from meshlb.core.endpoint import EndpointSet
 from meshlb.core.scheduler import Scheduler
-from meshlb.errors import ResolveError, ServiceNotFoundError
+from meshlb.errors import ServiceNotFoundError
 from meshlb.resolve.dns import DnsResolver, lookup
 from meshlb.resolve.dns_client import DnsClient
 from meshlb.resolve.lookup import Found, Lookup
@@ -19,6 +18,7 @@ from meshlb.testing.dns_server import DnsServer
 from meshlb.testing.dns_zone import Zone
 from meshlb.testing.loop import ManualLoop
 from meshlb.testing.loop_thread import LoopThread
+from tests.support.listeners import Recorder
 
 HOST = "orders.shop.svc.cluster.local"
 JITTER_S = 0.5 + 0.001  # a tenth of the TTL of 5 s that the server gives
@@ -31,22 +31,6 @@ def server() -> Iterator[DnsServer]:
     yield server
     server.stop()
     thread.close()
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.sets: list[EndpointSet] = []
-        self.errors: list[ResolveError] = []
-
-    def on_endpoints(self, endpoints: EndpointSet, /) -> None:
-        self.sets.append(endpoints)
-
-    def on_error(self, error: ResolveError, /) -> None:
-        self.errors.append(error)
-
-    @property
-    def hosts(self) -> list[str] | None:
-        return [endpoint.host for endpoint in self.sets[-1].endpoints] if self.sets else None
 
 
 def started(server: DnsServer, scheduler: Scheduler) -> tuple[DnsResolver, Recorder]:

@@ -19,9 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from meshlb.core.endpoint import EndpointSet
 from meshlb.core.target import NO_PORT, PortRef, Target
-from meshlb.errors import ResolveError
 from meshlb.resolve.classify import Classifier
 from meshlb.resolve.dns import DnsResolver
 from meshlb.resolve.dns_client import DnsClient
@@ -29,6 +27,7 @@ from meshlb.resolve.lookup import Found, Lookup
 from meshlb.resolve.service_lookup import ServiceLookup
 from meshlb.resolve.settings import Discovery, Fallback
 from meshlb.testing.loop import ManualLoop
+from tests.support.listeners import Recorder
 
 ZONE = "shop.svc.cluster.local"
 TTL_S = 7
@@ -208,22 +207,6 @@ def test_a_service_without_srv_has_its_addresses(server: Dnsmasq) -> None:
     """This server knows no SRV at a Service's own name, as CoreDNS does; A tells the rest."""
     found = service(server, "one", NO_PORT)
     assert (found.addresses, found.records) == (("127.9.0.1",), ())
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.sets: list[EndpointSet] = []
-        self.errors: list[ResolveError] = []
-
-    def on_endpoints(self, endpoints: EndpointSet, /) -> None:
-        self.sets.append(endpoints)
-
-    def on_error(self, error: ResolveError, /) -> None:
-        self.errors.append(error)
-
-    @property
-    def addresses(self) -> list[str]:
-        return [endpoint.address for endpoint in self.sets[-1].endpoints]
 
 
 def test_a_polled_name_follows_the_server(server: Dnsmasq) -> None:

@@ -19,15 +19,10 @@ from meshlb.core.outcome import Outcome
 from meshlb.errors import DeadlineExceededError, NoEndpointError, ResolveError, ServiceNotFoundError
 from meshlb.grpc.aio.kinds import UnaryUnaryCall
 from meshlb.grpc.in_flight import endpoint_of
-from tests.support.aio import LOOPS, Bench, bench, eventually, run_in
+from tests.support.aio import Bench, bench, eventually
 from tests.support.channels import PATIENCE_S, EchoServer, LooseBinding, echo_servers, request, unused_port
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
-
-
-@pytest.fixture(params=LOOPS.values(), ids=LOOPS.keys())
-def run(request: pytest.FixtureRequest) -> Run:
-    return lambda coroutine: run_in(request.param, coroutine)
 
 
 @pytest.fixture(scope="module")

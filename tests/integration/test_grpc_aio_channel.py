@@ -22,7 +22,7 @@ from meshlb.grpc.aio.guards import NoRunningLoopError
 from meshlb.grpc.aio.stock import StockChannel
 from meshlb.grpc.in_flight import endpoint_of
 from meshlb.mesh import Mesh
-from tests.support.aio import LOOPS, Bench, NewLoop, bench, eventually, run_in
+from tests.support.aio import Bench, NewLoop, bench, eventually, run_in
 from tests.support.channels import PATIENCE_S, EchoServer, LooseBinding, echo_servers, request, unused_port
 from tests.support.channels import eventually as eventually_sync
 
@@ -31,17 +31,6 @@ IDLE = grpc.ChannelConnectivity.IDLE
 SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
 GRPC = tuple(int(part) for part in grpc.__version__.split(".")[:2])
 Run = Callable[[Coroutine[Any, Any, None]], None]
-
-
-@pytest.fixture(params=LOOPS.values(), ids=LOOPS.keys())
-def new_loop(request: pytest.FixtureRequest) -> NewLoop:
-    made: NewLoop = request.param
-    return made
-
-
-@pytest.fixture
-def run(new_loop: NewLoop) -> Run:
-    return lambda coroutine: run_in(new_loop, coroutine)
 
 
 @pytest.fixture(scope="module")

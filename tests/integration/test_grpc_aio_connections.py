@@ -16,24 +16,13 @@ import pytest
 import meshlb.grpc.aio
 from meshlb.core.endpoint import Endpoint
 from meshlb.grpc.aio import connections as connections_module
-from tests.support.aio import LOOPS, Bench, NewLoop, bench, eventually, run_in
+from tests.support.aio import Bench, NewLoop, bench, eventually, run_in
 from tests.support.channels import PATIENCE_S, EchoServer, LooseBinding, echo_servers, request, unused_port
 
 READY = grpc.ChannelConnectivity.READY
 IDLE = grpc.ChannelConnectivity.IDLE
 SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
 Run = Callable[[Coroutine[Any, Any, None]], None]
-
-
-@pytest.fixture(params=LOOPS.values(), ids=LOOPS.keys())
-def new_loop(request: pytest.FixtureRequest) -> NewLoop:
-    made: NewLoop = request.param
-    return made
-
-
-@pytest.fixture
-def run(new_loop: NewLoop) -> Run:
-    return lambda coroutine: run_in(new_loop, coroutine)
 
 
 @pytest.fixture(scope="module")

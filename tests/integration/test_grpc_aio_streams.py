@@ -15,17 +15,12 @@ from meshlb.core.endpoint import Endpoint
 from meshlb.errors import DeadlineExceededError, NoEndpointError
 from meshlb.grpc.aio import kinds
 from meshlb.grpc.in_flight import endpoint_of
-from tests.support.aio import LOOPS, Bench, bench, eventually, run_in
+from tests.support.aio import Bench, bench, eventually
 from tests.support.channels import PATIENCE_S, EchoServer, echo_servers, request, unused_port
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 OURS = {"Watch": kinds.UnaryStreamCall, "Collect": kinds.StreamUnaryCall, "Chat": kinds.StreamStreamCall}
 BASES = {"Watch": grpc.aio.UnaryStreamCall, "Collect": grpc.aio.StreamUnaryCall, "Chat": grpc.aio.StreamStreamCall}
-
-
-@pytest.fixture(params=LOOPS.values(), ids=LOOPS.keys())
-def run(request: pytest.FixtureRequest) -> Run:
-    return lambda coroutine: run_in(request.param, coroutine)
 
 
 @pytest.fixture(scope="module")

@@ -406,17 +406,15 @@ def test_a_ca_file_that_cannot_be_used_is_named(tmp_path: Path, content: str | N
     assert raised.value.kind == "config"
 
 
-@pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
-def test_verification_is_left_out_only_where_the_kubeconfig_says_so(
-    serve: Callable[..., Server], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """insecure-skip-tls-verify is the user's word, and is repeated in the log."""
+def test_verification_is_never_left_out(serve: Callable[..., Server], tmp_path: Path) -> None:
+    """A kubeconfig with insecure-skip-tls-verify is refused before any request, with what to write instead."""
     server = serve(OK, tls=certificates(tmp_path, identifiers=True))
     url = f"https://127.0.0.1:{server.port}"
-    assert KubernetesApi(kubeconfig(tmp_path, url, {"insecure-skip-tls-verify": True})).get("/x", (), Interrupt()) == b"{}"
-    assert "certificate is not verified" in caplog.text
+    with pytest.raises(CredentialsError, match=r"insecure-skip-tls-verify.*certificate-authority"):
+        KubernetesApi(kubeconfig(tmp_path, url, {"insecure-skip-tls-verify": True}))
     with pytest.raises(ApiError, match="CERTIFICATE_VERIFY_FAILED"):
         KubernetesApi(kubeconfig(tmp_path, url)).get("/x", (), Interrupt())
+    assert server.heads == []
     assert tls_context(blank_configuration()).verify_mode == ssl.CERT_REQUIRED
 
 

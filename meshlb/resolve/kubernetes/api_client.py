@@ -92,8 +92,6 @@ class KubernetesApi:
                 prepare(manager, tls_context(configuration))
         except (OSError, ValueError, AssertionError) as error:  # the last is urllib3's for a proxy's URL
             raise CredentialsError(f"{self._credentials!r}: {without_userinfo(str(error))}") from None
-        if not configuration.verify_ssl:
-            _log.warning("%s: its certificate is not verified, as the kubeconfig says", configuration.host)
         if _proxy(manager):
             _log.info("%s is asked%s", configuration.host, _proxy(manager))
         return manager, configuration.host.rstrip("/")

@@ -58,10 +58,7 @@ def tls_context(configuration: Any) -> ssl.SSLContext:
     # Whose work the comparison of names is: from urllib3 2 on Python's; 1.26 compares itself, and fails at an address otherwise.
     context.check_hostname = create_urllib3_context().check_hostname
     authority = getattr(configuration, "ca_cert_data", None)
-    if not configuration.verify_ssl:  # the user's kubeconfig says insecure-skip-tls-verify
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    elif configuration.ssl_ca_cert or authority:
+    if configuration.ssl_ca_cert or authority:
         with _naming("the CA's certificate", configuration.ssl_ca_cert):
             context.load_verify_locations(cafile=configuration.ssl_ca_cert, cadata=authority)
     else:

@@ -10,6 +10,8 @@ header), so of the package only ``Configuration`` and ``KubeConfigLoader`` are u
 No token and no password is in any ``repr``, message or log line: no text of the loader's is passed on, a server's URL loses its
 user and password, and a token that could not stand in a header is refused here, as ``http.client`` would quote it.
 
+A kubeconfig that says insecure-skip-tls-verify is refused: nothing here ever goes on with a certificate that was not checked.
+
 Limits: the obsolete ``auth-provider`` is left to the loader, which waits for its command or identity provider without a bound.
 
 Spec: client-go transport/token_source.go, rest.InClusterConfig.
@@ -108,6 +110,11 @@ class Kubeconfig:
         plugin = self._plugin_of(file, context)
         configuration = blank_configuration()
         self._load(file, context, configuration)
+        if not configuration.verify_ssl:
+            raise file.error(
+                "it says insecure-skip-tls-verify, and meshlb leaves no certificate unchecked: give the cluster's "
+                "certificate-authority or certificate-authority-data instead"
+            )
         host = configuration.host
         if not (isinstance(host, str) and host.startswith(("https://", "http://"))):
             raise file.error(f"server {without_userinfo(str(host or ''))!r} is no https:// URL")

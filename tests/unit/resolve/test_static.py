@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from meshlb.core.endpoint import Endpoint, EndpointSet
+from meshlb.core.endpoint import Endpoint
 from meshlb.core.resolver import Resolver
-from meshlb.errors import ResolveError
 from meshlb.resolve.static import StaticResolver
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.sets: list[EndpointSet] = []
-
-    def on_endpoints(self, endpoints: EndpointSet, /) -> None:
-        self.sets.append(endpoints)
-
-    def on_error(self, error: ResolveError, /) -> None:
-        raise AssertionError(error)
+from tests.support.listeners import Recorder
 
 
 def test_static_endpoints_are_published_once_with_their_weights() -> None:
@@ -27,6 +16,7 @@ def test_static_endpoints_are_published_once_with_their_weights() -> None:
     resolver.resolve_now()
     resolver.close()
     (published,) = recorder.sets
+    assert recorder.errors == []
     assert [(endpoint.address, endpoint.weight) for endpoint in published.endpoints] == [
         ("10.0.0.1:80", 1.0),
         ("[fd00::1]:80", 3.0),

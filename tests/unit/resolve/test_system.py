@@ -8,23 +8,10 @@ from typing import Any
 
 import pytest
 
-from meshlb.core.endpoint import EndpointSet
-from meshlb.errors import ResolveError
 from meshlb.resolve.lookup import Found
 from meshlb.resolve.system import SystemResolver, _literal, system_lookup
 from meshlb.testing.loop import ManualLoop
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.sets: list[EndpointSet] = []
-        self.errors: list[ResolveError] = []
-
-    def on_endpoints(self, endpoints: EndpointSet, /) -> None:
-        self.sets.append(endpoints)
-
-    def on_error(self, error: ResolveError, /) -> None:
-        self.errors.append(error)
+from tests.support.listeners import Recorder
 
 
 def test_localhost_is_resolved_as_the_system_does() -> None:
