@@ -62,9 +62,11 @@ def _doctor(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     doctor = verbs.add_parser(
         "doctor",
         help="ask every source of a target, say what is missing and which would serve",
-        description="Asks every source that meshlb has, connects to some of the pods and to the ClusterIP, and says what came back, what "
-        "is missing and who would serve; run it where the client runs. Takes at most 15 s. Exit status: 0 pods would serve and all "
-        "is well, 1 the ClusterIP would serve or something failed, 2 nobody would.",
+        description="Asks every source that meshlb has, connects to the first five pods and to the ClusterIP (TCP only: whoever takes "
+        "the connection counts as alive), and says what came back, what is missing and who would serve; run it where the client "
+        "runs, with its variables: MESHLB_NODE_NAME and MESHLB_ZONE (Downward API) tell it its place, for topology hints and "
+        "internalTrafficPolicy: Local. Takes at most 15 s. Exit status: 0 pods would serve and all is well, 1 the ClusterIP would "
+        "serve or something failed, 2 nobody would.",
     )
     _target(doctor)
     _cluster(doctor)

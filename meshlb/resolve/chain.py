@@ -8,7 +8,7 @@ that may know displaces it.
 ========================  ==========================================================================================================
 what                      when
 ========================  ==========================================================================================================
-EndpointSlices            watched from the start, for good
+EndpointSlices            watched from the start, for good; at a moment of their own if DNS has an answer meanwhile
 DNS                       polled from the start; stopped while slices are synced, once the ClusterIP is known (or there is none);
                           again while the API server's word is stale (``confirmation``), or there are no slices and the Service is
                           unknown (deleted, or refused): an external name that takes its name shows in DNS alone
@@ -55,7 +55,7 @@ from meshlb.resolve.ranking import decide, numbers_by, service_is_outdated
 from meshlb.resolve.routes import Routes
 from meshlb.resolve.service_reads import ServiceReads
 from meshlb.resolve.settings import Fallback
-from meshlb.resolve.sources import Closable, DnsSource, Heard, SlicesSource
+from meshlb.resolve.sources import DnsSource, Heard, SlicesSource, Watched
 from meshlb.resolve.telling import LISTED, Teller
 from meshlb.resolve.timers import Timers
 
@@ -97,7 +97,7 @@ class ServiceResolver:
         self._verdict = Verdict(source=Source.NOTHING)
         self._version = ""
         self._teller: Teller | None = None  # while started and not closed
-        self._watch: Closable | None = None
+        self._watch: Watched | None = None
         self._dns: DnsSource | None = None
         self._timers = Timers(scheduler)
         self._reads = ServiceReads(
@@ -320,6 +320,8 @@ class ServiceResolver:
             teller.tell(verdict, self._version, renew=self._renews)
             if not (waits or hearing.slices.pending):
                 teller.advise(verdict, hearing.slices.error)
+        if self._watch is not None and teller.published is None and (self._impatient or not hearing.dns.pending):
+            self._watch.hurry()
         self._steer_dns()
 
     def _pods_may_still_be_told(self, published: EndpointSet | None, verdict: Verdict, waits: bool) -> bool:

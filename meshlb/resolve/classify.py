@@ -11,13 +11,11 @@ one or two labels                  asked of the cluster's DNS            an ordi
 anything else                      an ordinary name or an address        the same
 =================================  ====================================  =======================================================
 
-*In a cluster*: ``KUBERNETES_SERVICE_HOST`` is set, resolv.conf has a ``svc.`` entry, or the configuration names a kubeconfig or
-nameservers. *Asked*: ``asked``. A Service that the kubelet put into the environment (of this pod's own namespace) needs no question.
+*Asked*: ``asked``. A Service that the kubelet put into the environment (of this pod's own namespace) needs no question.
 Where DNS is not among the sources there is nobody to ask: one or two labels are then an ordinary name (``example.com:443`` must not
 list in namespace ``com``), unless the port has a name (``http`` and ``https`` apart) or the environment knows the Service.
 
-*Zone*: what is configured, else resolv.conf's ``svc.`` entry, else ``cluster.local``. *Namespace* of a name without one: what is
-configured, else the service account's, else resolv.conf's, else ``default``.
+What is a cluster, its zone and the namespace of a name without one: ``own_cluster``.
 
 An ordinary name is resolved as the system does it, and polled; ``dns://server/…`` asks that server. It never causes an API
 request. A port's name on what turns out to be an ordinary name is an error, except ``http`` and ``https``.
@@ -28,18 +26,15 @@ share a pool also when neither is a Service; they would have to be two different
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 
 from meshlb.core.clock import Rng
 from meshlb.core.endpoint import Endpoint
 from meshlb.core.resolver import Resolver
 from meshlb.core.scheduler import Scheduler
 from meshlb.core.target import Target, TargetKey
-from meshlb.core.target_syntax import is_service_label
 from meshlb.errors import ResolveError, TargetError
 from meshlb.resolve.asked import AskedResolver
 from meshlb.resolve.chain import ServiceResolver
@@ -52,9 +47,9 @@ from meshlb.resolve.kubernetes.auth import connect, credentials_of
 from meshlb.resolve.kubernetes.service_wire import ServiceRecord
 from meshlb.resolve.kubernetes.source import KubernetesSource
 from meshlb.resolve.lookup import Lookup
+from meshlb.resolve.own_cluster import OwnCluster
 from meshlb.resolve.place import OwnPlace, Told
 from meshlb.resolve.ports import external_port
-from meshlb.resolve.resolv_conf import ResolvConf
 from meshlb.resolve.routes import Routes
 from meshlb.resolve.service_dns import ServiceDns
 from meshlb.resolve.settings import Discovery, Fallback
@@ -62,12 +57,8 @@ from meshlb.resolve.sidecar import PROC_NET, Sidecar, detect
 from meshlb.resolve.static import StaticResolver
 from meshlb.resolve.system import SystemResolver
 
-DEFAULT_ZONE = "cluster.local"
-DEFAULT_NAMESPACE = "default"
-MAX_NAMESPACE = 256  # characters read; a name has 63 at most
 DNS_HEAD_START_S = 0.05  # to import and ask, on a quiet machine; beside the import of kubernetes a first answer took twice as long
-
-_log = logging.getLogger("meshlb.resolve")
+START_WITHIN_S = 0.8  # of which the import of kubernetes takes about 0.3; a list and 0.1 s more make the promised second
 
 
 class Classifier:
@@ -94,7 +85,7 @@ class Classifier:
         self._rng = rng
         self._environ = environ
         self._proc_net = proc_net
-        self._assume_cluster = assume_cluster
+        self.own = OwnCluster(discovery, environ, assume=assume_cluster)
         self._sidecar: Sidecar | None = None
         self._kubernetes: KubernetesSource | None = None
 
@@ -104,7 +95,7 @@ class Classifier:
             self._refuse_port_name(target)
             return target.ordinary_key
         port = str(target.port) or ("" if target.protocol == "grpc" else f"({target.protocol})")
-        namespace = target.namespace or self.namespace
+        namespace = target.namespace or self.own.namespace
         return TargetKey(self._cluster, namespace, target.service, port, target.pod)
 
     def resolver(self, target: Target) -> Resolver:
@@ -129,7 +120,7 @@ class Classifier:
         """The Service that the target is, if it is one."""
         return ServiceName(
             service=target.service,
-            namespace=target.namespace or self.namespace,
+            namespace=target.namespace or self.own.namespace,
             port=target.port,
             protocol=target.protocol,
             pod=target.pod,
@@ -149,12 +140,12 @@ class Classifier:
 
     def may_be_service(self, target: Target) -> bool:
         """By its form, the sources and the environment, without asking anybody: False is certain, True is not (see ``is_certain``)."""
-        if not target.service or (target.zone and target.zone != self.zone):
+        if not target.service or (target.zone and target.zone != self.own.zone):
             return False
         if target.scheme == "k8s":
             return True
         certain = self._uses_dns or target.explicit_service or _needs_service(target)
-        return self.in_cluster and (certain or self.env(target) is not None)
+        return self.own.is_there and (certain or self.env(target) is not None)
 
     def is_certain(self, target: Target) -> bool:
         """Is a target that may be a Service one in any case? Else the cluster's DNS is asked."""
@@ -165,54 +156,7 @@ class Classifier:
         if self._kubernetes is not None:
             self._kubernetes.close()
 
-    # --- what is known about the cluster ----------------------------------------------------------------------------------
-
-    @cached_property
-    def in_cluster(self) -> bool:
-        discovery = self._discovery
-        configured = discovery.kubeconfig is not None or bool(discovery.nameservers)
-        return configured or self._assume_cluster or self._in_pod or bool(self._resolv_conf.cluster_domain)
-
-    @cached_property
-    def zone(self) -> str:
-        """The cluster's domain, without dots at its ends."""
-        return self._discovery.cluster_domain or self._resolv_conf.cluster_domain or DEFAULT_ZONE
-
-    @cached_property
-    def namespace(self) -> str:
-        """Of names that are written without one."""
-        named = self._discovery.namespace or self.own_namespace
-        if not named and self._in_pod:
-            _log.warning("this pod's namespace is written nowhere; names without one are looked for in %s", DEFAULT_NAMESPACE)
-        return named or DEFAULT_NAMESPACE
-
-    @cached_property
-    def own_namespace(self) -> str:
-        """The pod's: what the environment speaks of. Empty outside a pod."""
-        path = Path(self._discovery.service_account_dir, "namespace")
-        try:
-            with path.open(encoding="ascii", errors="replace") as file:
-                text = file.read(MAX_NAMESPACE).strip()
-        except OSError:  # no service account is mounted: ordinary
-            return self._resolv_conf.namespace
-        if is_service_label(text):
-            return text
-        _log.warning(
-            "%s holds no namespace (%.40r); that of resolv.conf is used: %s", path, text, self._resolv_conf.namespace or "none"
-        )
-        return self._resolv_conf.namespace
-
-    @property
-    def _in_pod(self) -> bool:
-        return bool(self._environ.get("KUBERNETES_SERVICE_HOST"))
-
-    @cached_property
-    def _resolv_conf(self) -> ResolvConf:
-        reading = ResolvConf.read(self._discovery.resolv_conf)
-        if self._in_pod and not reading.cluster_domain and self._discovery.cluster_domain is None:
-            why = reading.problem or f"{self._discovery.resolv_conf} has no search entry that begins with svc."
-            _log.warning("the cluster's domain is taken to be %s: %s", DEFAULT_ZONE, why)
-        return reading
+    # --- what they share ----------------------------------------------------------------------------------------------
 
     @cached_property
     def _client(self) -> DnsClient:
@@ -221,7 +165,7 @@ class Classifier:
     @cached_property
     def _own_place(self) -> OwnPlace:
         discovery = self._discovery
-        return OwnPlace(Told.of(self._environ, node=discovery.node, zone=discovery.zone, namespace=self.own_namespace))
+        return OwnPlace(Told.of(self._environ, node=discovery.node, zone=discovery.zone, namespace=self.own.own_namespace))
 
     @cached_property
     def _routes(self) -> Routes:
@@ -230,7 +174,7 @@ class Classifier:
     @property
     def _cluster(self) -> str:
         discovery = self._discovery
-        return self.zone if discovery.kubeconfig is None else f"{discovery.kubeconfig}#{discovery.context or ''}"
+        return self.own.zone if discovery.kubeconfig is None else f"{discovery.kubeconfig}#{discovery.context or ''}"
 
     @property
     def _uses_dns(self) -> bool:
@@ -238,14 +182,16 @@ class Classifier:
 
     def env(self, target: Target) -> EnvService | None:
         """What the environment says of it: only of this pod's own namespace, and never of one pod."""
-        own = (target.namespace or self.namespace) == self.own_namespace
+        own = (target.namespace or self.own.namespace) == self.own.own_namespace
         return EnvService.of(target.service, self._environ) if own and not target.pod else None
 
     def _refuse_port_name(self, target: Target) -> None:
         """The parser lets port names pass where it could not know that there is no Service."""
         if _needs_service(target):
             where = (
-                f"in zone {target.zone}, this cluster's is {self.zone}" if target.zone and self.in_cluster else "outside a cluster"
+                f"in zone {target.zone}, this cluster's is {self.own.zone}"
+                if target.zone and self.own.is_there
+                else "outside a cluster"
             )
             raise TargetError(str(target), target.text.rindex(str(target.port)), f"a port number: {target.host} is {where}")
 
@@ -282,7 +228,7 @@ class Classifier:
 
     def _external(self, want: ServiceName, behind: tuple[str, ...], name: str, service: ServiceRecord | None) -> Resolver:
         """``name`` is what the Service ``want`` stands for. Raises ResolveError and PortChoiceError."""
-        path = (*behind, f"{want.service}.{want.namespace}.svc.{self.zone}")
+        path = (*behind, f"{want.service}.{want.namespace}.svc.{self.own.zone}")
         wrong = circle(path, name)
         if wrong is not None:
             raise wrong
@@ -290,7 +236,7 @@ class Classifier:
             target = Target.parse(name)
         except TargetError as error:
             raise ResolveError(name, [str(error)]) from error
-        if target.explicit_service and target.zone == self.zone:
+        if target.explicit_service and target.zone == self.own.zone:
             inner = replace(self.wanted(target), port=want.port, protocol=want.protocol)
             return self._service(inner, self.env(target), path)
         port = external_port(want.port, want.protocol, service)
@@ -321,7 +267,7 @@ class Classifier:
 
     def dns_name(self, want: ServiceName) -> str:
         """Absolute: with a search list it would cost four queries."""
-        return ".".join((*filter(None, (want.pod, want.service, want.namespace)), "svc", self.zone, ""))
+        return ".".join((*filter(None, (want.pod, want.service, want.namespace)), "svc", self.own.zone, ""))
 
     def _api(self) -> KubernetesSource | None:
         """The one source for all Services of this configuration; None if nobody configured a cluster."""
@@ -331,6 +277,7 @@ class Classifier:
                 self._scheduler,
                 self._rng,
                 head_start_s=DNS_HEAD_START_S if self._uses_dns else 0.0,
+                start_within_s=START_WITHIN_S,
             )
         return self._kubernetes
 

@@ -8,6 +8,9 @@
 ``dns_lost``      DNS has failed, or denied the name, for ``UNVERIFIED_S``
 ================  ============================================================================================================
 
+Nothing is dropped for any of this, not even what DNS lacks and nobody can connect: only the API server, whose word it was, takes it
+back. What fails to connect gets no call anyway, and what is unverified none that anybody else could take.
+
 Why five minutes. A pod that ended gives its address back at once, and networks hand it out again after 30 s at the earliest (the
 AWS CNI's cool-down; others in turn, so later). While the API server is really away no pod is replaced at all: nobody schedules. The
 doubt is for the client that alone cannot reach it, and costs nothing while connections last. Sooner, every restart of a container

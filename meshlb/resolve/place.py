@@ -38,6 +38,13 @@ POD_VARIABLES: Final = ("POD_NAME", "K8S_POD_NAME", "MY_POD_NAME", "OTEL_RESOURC
 UID_VARIABLES: Final = ("POD_UID", "K8S_POD_UID", "MY_POD_UID", "OTEL_RESOURCE_ATTRIBUTES_POD_UID")
 IP_VARIABLES: Final = ("POD_IP", "POD_IPS", "K8S_POD_IP", "MY_POD_IP")
 
+# What a container's manifest needs, for who reads a warning. From the node the zone follows, wherever a pod of the Service runs there.
+NODE_YAML: Final = "env: [{name: MESHLB_NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]"
+ZONE_YAML: Final = (
+    "env: [{name: MESHLB_ZONE, valueFrom: {fieldRef: {fieldPath: \"metadata.labels['topology.kubernetes.io/zone']\"}}}]"
+    " (Kubernetes sets that label on pods from 1.35 on)"
+)
+
 _WORD = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,251}[A-Za-z0-9])?")  # not "$(NODE_NAME)", which a kubelet could not expand
 
 

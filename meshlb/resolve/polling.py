@@ -15,8 +15,12 @@ first: more than the largest Service has pods, and the one place where something
 without a ready pod, but also after a restart, and for a Service being replaced. A failure (SERVFAIL, no reply) removes nothing,
 ever, and starts that time afresh: what was not answered was not denied. A name that never had an address is unknown, not empty.
 
-Limits: that an address also fails to connect is not heard here, so it takes two whole answers all the same (the pool avoids it
-meanwhile); a removal is seen after two polls; an emptied Service after ``empty_grace_s`` and what is left of the negative TTL.
+An address that also fails to connect takes two whole answers all the same: one, and a handshake that was lost on the way, are what a
+bad minute of the network looks like, and nothing is gained, since the pool sends nothing there. But each failed connect is a hint, so
+the two come within seconds.
+
+Limits: without such a hint a removal is seen after two polls; an emptied Service after ``empty_grace_s`` and what is left of the
+negative TTL.
 """
 
 from __future__ import annotations

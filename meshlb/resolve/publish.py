@@ -24,10 +24,10 @@ from bisect import insort
 from dataclasses import replace
 from operator import attrgetter
 
-from meshlb.core.endpoint import EndpointSet, OrderedEndpoints, unshared
+from meshlb.core.endpoint import Endpoint, EndpointSet, OrderedEndpoints, unshared
 from meshlb.core.resolver import Listener
 from meshlb.core.scheduler import Scheduler, Timer
-from meshlb.health.selection import any_eligible_of, eligible_of
+from meshlb.health.selection import any_eligible_of
 
 COALESCE_S = 0.005
 REMOVAL_HOLD_S = 0.1
@@ -116,9 +116,7 @@ class Publisher:
 
     def _with_held(self, latest: EndpointSet, published: EndpointSet, now_s: float) -> tuple[EndpointSet, float | None]:
         missing = [endpoint for endpoint in unshared(published.endpoints, latest.endpoints) if not latest.lists(endpoint)]
-        if missing:
-            used = set(map(id, eligible_of(published)))
-            missing = [endpoint for endpoint in missing if id(endpoint) in used]
+        missing = [endpoint for endpoint in missing if _in_use(endpoint, published)]
         # Also those whose time is over: the limit may keep them published for a moment more.
         since_s = self._missing_since_s
         self._missing_since_s = since_s = {one.address: since_s.get(one.address, now_s) for one in missing}
@@ -142,6 +140,14 @@ class Publisher:
         self.published_s = now_s
         self._rested_s = max(self._rested_s, now_s) + SPACING_S
         self._listener.on_endpoints(endpoints)
+
+
+def _in_use(endpoint: Endpoint, published: EndpointSet) -> bool:
+    """By its conditions alone: selecting from all, hints included, would cost as much as the pool's own part."""
+    if endpoint.ready or not (endpoint.serving and endpoint.terminating):
+        return endpoint.ready
+    place, local_only = published.place, published.local_only
+    return not any(one.ready and (one.node == place.node or not local_only) for one in published.endpoints)
 
 
 def _same(left: EndpointSet, right: EndpointSet) -> bool:

@@ -14,14 +14,18 @@ from meshlb.resolve.kubernetes.source import ServiceDone
 from meshlb.resolve.lookup import SrvEndpoint
 
 
-class Closable(Protocol):
+class Watched(Protocol):
     def close(self) -> None: ...
+
+    def hurry(self) -> None:
+        """Nobody else can answer meanwhile: do not wait for a moment of our own."""
+        ...
 
 
 class SlicesSource(Protocol):
     """``kubernetes.source.KubernetesSource``: tells in callbacks of their own, never within the call."""
 
-    def watch(self, namespace: str, service: str, listener: SlicesListener, /) -> Closable: ...
+    def watch(self, namespace: str, service: str, listener: SlicesListener, /) -> Watched: ...
 
     def get_service(self, namespace: str, name: str, done: ServiceDone, /) -> None: ...
 

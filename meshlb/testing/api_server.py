@@ -20,38 +20,17 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from meshlb.testing import http1
+from meshlb.testing.api_fault import ApiFault
 from meshlb.testing.api_requests import ApiRequest, Route, list_options, route, selection, watch_options
 from meshlb.testing.authorization import Authorizer
 from meshlb.testing.loop_thread import LoopThread
 from meshlb.testing.resources import Resource, compact_json
-from meshlb.testing.status import StatusError, bad_request, injected, method_not_allowed, not_found, version_too_large
+from meshlb.testing.status import StatusError, bad_request, method_not_allowed, not_found, version_too_large
 from meshlb.testing.tcp import reset
 from meshlb.testing.watch_cache import Revision, WatchCache
 from meshlb.testing.watch_stream import WatchStream
 
 _BACKLOG = 1024  # hundreds of watches may connect at once
-
-
-class _Fault:
-    """What `ApiServer.fail` asked for: a refusal, for some verbs, a number of times or for good."""
-
-    def __init__(
-        self, error: StatusError, verbs: Collection[str], resources: Collection[str] | None, times: int | None, in_stream: bool
-    ) -> None:
-        self._error = error
-        self._verbs = frozenset(verbs)
-        self._resources = None if resources is None else frozenset(resources)
-        self._left = times
-        self.in_stream = in_stream
-
-    def check(self, where: Route) -> None:
-        if where.verb not in self._verbs or self._left == 0:
-            return
-        if self._resources is not None and where.resource.plural not in self._resources:
-            return
-        if self._left is not None:
-            self._left -= 1
-        raise self._error
 
 
 class ApiServer:
@@ -85,7 +64,7 @@ class ApiServer:
         self._streams: set[asyncio.StreamWriter] = set()
         self._flowing = thread.call(asyncio.Event)
         self._flowing.set()
-        self._fault: _Fault | None = None
+        self._fault: ApiFault | None = None
         self._garbage = b""
         self._log: list[ApiRequest] = []
         self.start()
@@ -137,13 +116,7 @@ class ApiServer:
         Open watches are left alone; `cut` them to see them refused. ``in_stream`` sends the refusal of a watch as an ERROR event
         on a stream that began with 200, as a real server does for 410; None does that for 410 alone. Replaces an earlier fault.
         """
-        if isinstance(verbs, str) or not set(verbs) <= {"list", "watch", "get"}:
-            raise ValueError(f"verbs={verbs!r}: must be a collection of 'list', 'watch', 'get'")
-        if isinstance(resources, str):
-            raise ValueError(f"resources={resources!r}: must be a collection of names, not one string")
-        if not 400 <= status <= 599:
-            raise ValueError(f"status={status!r}: must be an HTTP error, 400..599")
-        fault = _Fault(injected(status, retry_after_s), verbs, resources, times, status == 410 if in_stream is None else in_stream)
+        fault = ApiFault(status, retry_after_s=retry_after_s, verbs=verbs, resources=resources, times=times, in_stream=in_stream)
         self._thread.call(setattr, self, "_fault", fault)
 
     def corrupt(self, data: bytes) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 METHOD = "/meshlb.bench.Echo/Get"
+REFERENCE_PAIR_NS = 83.0  # of the machine that absolute limits are for
 
 _SERVER = """
 import sys
@@ -62,6 +63,13 @@ def free_port() -> int:
 @contextmanager
 def envoy(upstreams: Sequence[str]) -> Iterator[str | None]:
     """``ip:port`` of an Envoy that balances over them with LEAST_REQUEST, as a sidecar would; None if it is not installed."""
+    with running_envoy(lambda port: _envoy_config(port, upstreams)) as proxy:
+        yield proxy
+
+
+@contextmanager
+def running_envoy(config_of: Callable[[int], str], *, patience_s: float = 10.0) -> Iterator[str | None]:
+    """``ip:port`` of an Envoy with this configuration, which is told the port to listen on; None if it is not installed."""
     binary = shutil.which("envoy", path=str(Path(sys.executable).parent)) or shutil.which("envoy")
     if binary is None:
         yield None
@@ -69,19 +77,19 @@ def envoy(upstreams: Sequence[str]) -> Iterator[str | None]:
     port = free_port()
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory) / "envoy.yaml"
-        config.write_text(_envoy_config(port, upstreams))
+        config.write_text(config_of(port))
         process = subprocess.Popen(
             [binary, "-c", str(config), "--concurrency", "2", "-l", "error", "--disable-hot-restart"], stderr=subprocess.DEVNULL
         )
         try:
-            _wait_for_port(port)
+            _wait_for_port(port, patience_s)
             yield f"127.0.0.1:{port}"
         finally:
             process.kill()
             process.wait()
 
 
-def _wait_for_port(port: int, timeout_s: float = 10.0) -> None:
+def _wait_for_port(port: int, timeout_s: float) -> None:
     deadline_s = time.monotonic() + timeout_s
     while True:
         try:
@@ -150,6 +158,11 @@ def lock_pair_ns(count: int = 200_000) -> float:
             pass
         best = min(best, (both - (time.perf_counter_ns() - start)) / count)
     return best
+
+
+def at_most_ms(limit_ms: float) -> str:
+    """A limit that was set where a lock pair takes ``REFERENCE_PAIR_NS``, with what that means here and now."""
+    return f"<= {limit_ms:g} ms ({limit_ms * lock_pair_ns() / REFERENCE_PAIR_NS:.2f} here)"
 
 
 def interleave(arms: dict[str, Callable[[], None]], rounds: int, seed: int = 1) -> None:

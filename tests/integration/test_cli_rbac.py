@@ -128,8 +128,8 @@ def test_unknown_verbs_and_flags_are_refused(arguments: list[str], capsys: pytes
     assert "usage: meshlb" in capsys.readouterr().err
 
 
-def test_help_lists_every_verb_and_the_doctors_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
-    """One line each."""
+def test_help_lists_every_verb_and_what_the_doctor_does(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line each; its limits, its variables and its exit status."""
     for arguments in (["--help"], ["doctor", "--help"]):
         with pytest.raises(SystemExit) as ended:
             main(arguments)
@@ -137,4 +137,5 @@ def test_help_lists_every_verb_and_the_doctors_exit_status(capsys: pytest.Captur
     text = capsys.readouterr().out
     for verb in ("demo", "resolve", "watch", "doctor", "rbac"):
         assert f"    {verb} " in text
-    assert "2 nobody would" in " ".join(text.split())
+    for said in ("2 nobody would", "the first five pods", "TCP only", "MESHLB_NODE_NAME and MESHLB_ZONE"):
+        assert said in " ".join(text.split())

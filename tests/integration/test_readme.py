@@ -13,6 +13,7 @@ import pytest
 
 import meshlb.mesh
 from meshlb._proto import echo_pb2, echo_pb2_grpc
+from meshlb.resolve.place import OWN_VARIABLES
 from meshlb.testing import FakeCluster
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,6 +114,8 @@ def test_the_manifests_are_valid_and_agree_with_each_other() -> None:
         client["ServiceAccount"]["metadata"]["namespace"],
     )
     assert client["Deployment"]["spec"]["template"]["spec"]["serviceAccountName"] == client["ServiceAccount"]["metadata"]["name"]
+    said = {variable["name"] for variable in client["Deployment"]["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert said == {"MESHLB_NODE_NAME"} < set(OWN_VARIABLES)
     for one in (container, client["Deployment"]["spec"]["template"]["spec"]["containers"][0]):
         for word in one["command"]:
             script = re.search(r"examples/\S+\.py", word)

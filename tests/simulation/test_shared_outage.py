@@ -19,8 +19,9 @@ import pytest
 from meshlb.resolve.kubernetes.backoff import Waits
 from meshlb.resolve.kubernetes.refusal import Refusal
 from meshlb.resolve.kubernetes.requests import ListRequest, WatchRequest
+from meshlb.resolve.kubernetes.streaming_lists import StreamingLists
 from meshlb.resolve.kubernetes.transport import ApiError
-from meshlb.resolve.kubernetes.watch import ListWatch, StreamingLists
+from meshlb.resolve.kubernetes.watch import ListWatch
 
 CLIENTS = 2000
 ANSWER_S = 0.005
@@ -157,8 +158,8 @@ def test_two_thousand_clients_come_back_spread_out(
     assert fleet.peak("watch", 0.1) <= 300
 
 
-def test_a_client_that_starts_waits_for_nobody() -> None:
-    """The first answer is worth more than the server's peace: its list is made at once, whenever it starts."""
+def test_a_stream_that_starts_waits_for_nobody() -> None:
+    """Its list is made at once: those who start together were spread by their source already (``test_shared_start``)."""
     for seed in range(20):
         client = ListWatch("shop", Waits.load(), random.Random(seed), streaming=StreamingLists())
         client.add("orders")

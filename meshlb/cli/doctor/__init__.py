@@ -89,7 +89,7 @@ class _Subject:
         classifier = Classifier(settings, self.config.fallback, scheduler=Loop(), rng=system_rng(), environ=os.environ)
         self.want = classifier.wanted(parsed) if classifier.key(parsed).cluster else None
         self.sidecar = classifier.sidecar_of(parsed)
-        self.zone, self.own_namespace = classifier.zone, classifier.own_namespace
+        self.zone, self.own_namespace = classifier.own.zone, classifier.own.own_namespace
         self.dns_name = classifier.dns_name(self.want) if self.want is not None else ""
         self.env = classifier.env(parsed) if self.want is not None else None
         self.resolv_conf = ResolvConf.read(settings.resolv_conf)

@@ -11,6 +11,7 @@ from meshlb.resolve.env import EnvService
 from meshlb.resolve.known import ServiceName
 from meshlb.resolve.kubernetes.service_wire import ServiceRecord
 from meshlb.resolve.kubernetes.wire import SliceRecord
+from meshlb.resolve.place import NODE_YAML, ZONE_YAML
 from meshlb.resolve.ports import PortChoiceError, PortSelector, select
 from meshlb.resolve.sidecar import Sidecar
 
@@ -44,8 +45,8 @@ def place(found: Place, spread_by_zone: bool) -> Finding:
     said = f"node {found.node or 'unknown'}, zone {found.zone or 'unknown'}"
     if (found.node and found.zone) or not spread_by_zone:
         return Finding(OK, said)
-    advice = "topology hints and internalTrafficPolicy: Local need it: set MESHLB_NODE_NAME (spec.nodeName) and MESHLB_ZONE"
-    return Finding(WARN, said, advice)
+    lacking = ZONE_YAML if found.node else NODE_YAML
+    return Finding(WARN, said, f"topology hints and internalTrafficPolicy: Local need it: give the container {lacking}")
 
 
 def port(

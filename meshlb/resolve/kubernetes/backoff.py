@@ -8,6 +8,10 @@ draw is ours, because tenacity's jittered waits take ``random`` of the process.
 alone does not give that: a server may accept each watch and end it at once, for a new reason every time. What the user asked for
 (a service that joins) is not a failure, and pays for its own list and watch.
 
+The spreads (``RECONNECT_SPREAD_S``, ``RELIST_SPREAD_S``) are for what happens to all clients of a server in one moment (it restarts, its
+history is gone): thousands would come back in the same millisecond. Each is at most a tenth of the time that went well before, so that
+a proxy that cuts often costs little.
+
 Spec: client-go reflector.go (backoff manager), reference section 3.3.
 """
 
@@ -27,6 +31,9 @@ BURST: Final = 2
 SUSTAINED_PER_S: Final = 0.05
 # What an outage's first minute takes (0, 0.8, 2.4, 5.6, 12, 25, 50 s) and a resync after it, so that the bound never delays these.
 CAPACITY: Final = 10.0
+RECONNECT_SPREAD_S: Final = 1.0
+RELIST_SPREAD_S: Final = 5.0
+_SPREAD_RATIO: Final = 0.1  # of the time that went well
 MAX_RETRY_AFTER_S: Final = 60.0  # an API server asks for 1 to 32 s; who asks for an hour is no API server
 
 Exponential = Callable[[int], float]  # attempt (from 1) -> seconds
@@ -84,9 +91,10 @@ class Backoff:
 class Delays:
     """The delays of one stream: lists and watches fail for reasons of their own, and an administrator's refusal is one for both."""
 
-    __slots__ = ("_list", "_refused", "_watch", "doubt")
+    __slots__ = ("_list", "_refused", "_rng", "_watch", "doubt")
 
     def __init__(self, waits: Waits, rng: Rng) -> None:
+        self._rng = rng
         self._list = Backoff(waits.failure, rng)
         self._watch = Backoff(waits.failure, rng)
         self._refused = Backoff(waits.refusal, rng)
@@ -97,6 +105,18 @@ class Delays:
 
     def watch_s(self, error: ApiError, now_s: float) -> float:
         return self._after(self._watch, error, now_s)
+
+    def reconnect_s(self, well_since_s: float | None, now_s: float) -> float:
+        """After a stream that ended although it had gone well since then."""
+        return self._spread_s(RECONNECT_SPREAD_S, well_since_s, now_s)
+
+    def relist_s(self, well_since_s: float | None, now_s: float) -> float:
+        """After the place in history was lost, by somebody whose streams had gone well since then."""
+        return self._spread_s(RELIST_SPREAD_S, well_since_s, now_s)
+
+    def _spread_s(self, longest_s: float, well_since_s: float | None, now_s: float) -> float:
+        well_s = now_s - well_since_s if well_since_s is not None else 0.0
+        return min(longest_s, _SPREAD_RATIO * well_s) * self._rng.random()
 
     def _after(self, backoff: Backoff, error: ApiError, now_s: float) -> float:
         if error.kind in ("forbidden", "not_served"):

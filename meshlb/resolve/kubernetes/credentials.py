@@ -12,9 +12,11 @@ user and password, and a token that could not stand in a header is refused here,
 
 A kubeconfig that says insecure-skip-tls-verify is refused: nothing here ever goes on with a certificate that was not checked.
 
-Limits: the obsolete ``auth-provider`` is left to the loader, which waits for its command or identity provider without a bound.
+A kubeconfig is read again whenever new connections are made: after a refused token, and after a certificate that did not fit. Not while
+all goes well, as client-go does not either; what has to change by itself there (``tokenFile``, a plug-in) is renewed as it says.
 
-Spec: client-go transport/token_source.go, rest.InClusterConfig.
+Spec: client-go transport/token_source.go, rest.InClusterConfig. Deviations: client-go looks at a client certificate's file every few
+minutes; here it is read for new connections.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Final
 
+from meshlb.resolve.kubernetes.auth_provider import ProviderError, provider_token
 from meshlb.resolve.kubernetes.exec_plugin import LIMIT_S, ExecCredential, PluginError, run
 from meshlb.resolve.kubernetes.kubeconfig import KubeconfigFile, without_userinfo
 from meshlb.resolve.kubernetes.transport import CredentialsError
@@ -107,6 +110,8 @@ class Kubeconfig:
         """Load it anew, its plug-in included. Raises CredentialsError."""
         file = KubeconfigFile(self._file)
         context = file.context_name(self._context)
+        file.check(context)
+        _replace_provider(file, context)
         plugin = self._plugin_of(file, context)
         configuration = blank_configuration()
         self._load(file, context, configuration)
@@ -115,10 +120,7 @@ class Kubeconfig:
                 "it says insecure-skip-tls-verify, and meshlb leaves no certificate unchecked: give the cluster's "
                 "certificate-authority or certificate-authority-data instead"
             )
-        host = configuration.host
-        if not (isinstance(host, str) and host.startswith(("https://", "http://"))):
-            raise file.error(f"server {without_userinfo(str(host or ''))!r} is no https:// URL")
-        configuration.host = without_userinfo(host)
+        configuration.host = without_userinfo(configuration.host)
         with self._lock:
             self._loaded, self._plugin = configuration, plugin
         return configuration
@@ -148,7 +150,7 @@ class Kubeconfig:
         user = str(named.get("user") or "")
         details = file.part("users", user)
         settings = details.get("exec")
-        if not isinstance(settings, Mapping) or any(details.get(name) for name in ("token", "tokenFile", "auth-provider")):
+        if not isinstance(settings, Mapping) or any(details.get(name) for name in ("token", "tokenFile")):
             return None
         cluster = file.part("clusters", str(named.get("cluster") or ""))
 
@@ -193,6 +195,18 @@ class Kubeconfig:
 
     def __repr__(self) -> str:
         return f"<Kubeconfig {self._file} context={self._context or 'current'}>"
+
+
+def _replace_provider(file: KubeconfigFile, context: str) -> None:
+    """The context's user has a token instead of an ``auth-provider``; that is stronger than any other that it has."""
+    details = file.part("users", str(file.part("contexts", context).get("user") or ""))
+    provider = details.pop("auth-provider", None)
+    if provider:
+        try:
+            details["token"] = provider_token(provider)
+        except ProviderError as error:
+            raise file.error(str(error)) from None
+        details.pop("tokenFile", None)
 
 
 class _Plugin:

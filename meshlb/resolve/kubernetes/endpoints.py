@@ -18,8 +18,8 @@ from typing import Any, Final
 
 from meshlb.core.endpoint import Endpoint
 from meshlb.resolve.kubernetes.fields import WireError, read
+from meshlb.resolve.kubernetes.slice_endpoints import BAD_ADDRESS, read_address
 from meshlb.resolve.kubernetes.wire import (
-    BAD_ADDRESS,
     HEADLESS_LABEL,
     EndpointsEvent,
     Event,
@@ -27,7 +27,6 @@ from meshlb.resolve.kubernetes.wire import (
     SliceRecord,
     parse_event,
     parse_list,
-    read_address,
     slice_ports,
 )
 

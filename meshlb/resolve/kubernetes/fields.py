@@ -37,6 +37,8 @@ def read(owner: object, key: str, kind: type[_T], default: Any) -> Any:
     if not isinstance(owner, dict):
         raise WireError(f"{owner!r:.80} is no object with a field {key}")
     value = owner.get(key)
+    if type(value) is kind:
+        return value
     if value is None:
         return default
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

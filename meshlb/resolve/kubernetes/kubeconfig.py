@@ -24,7 +24,13 @@ from meshlb.resolve.kubernetes.transport import CredentialsError
 
 MAX_BYTES: Final = 16 * 2**20
 _LISTS: Final = {"contexts": "context", "clusters": "cluster", "users": "user"}
-_PATHS: Final = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
+# What may stand in files, and the key that holds it inline instead.
+_PATHS: Final = {
+    "certificate-authority": "certificate-authority-data",
+    "client-certificate": "client-certificate-data",
+    "client-key": "client-key-data",
+    "tokenFile": "token",
+}
 _USERINFO = re.compile(r"//.*@")
 
 Data = dict[str, Any]
@@ -65,6 +71,20 @@ class KubeconfigFile:
         """The entry of this name in ``contexts``, ``clusters`` or ``users``; empty if there is none."""
         found = next((one for one in self.data[kind] if one["name"] == name), None)
         return found[_LISTS[kind]] if found is not None else {}
+
+    def check(self, context: str) -> None:
+        """The URL and the files that it needs. Versions of the package differ in what they notice of these, and some go to
+        localhost instead."""
+        named = self.part("contexts", context)
+        cluster, user = (self.part(kind, str(named.get(key) or "")) for kind, key in (("clusters", "cluster"), ("users", "user")))
+        server = cluster.get("server")
+        if not (isinstance(server, str) and server.startswith(("https://", "http://"))):
+            raise self.error(f"server {without_userinfo(str(server or ''))!r} is no https:// URL")
+        for part in (cluster, user):
+            for name, inline in _PATHS.items():
+                path = part.get(name)
+                if isinstance(path, str) and path and not part.get(inline) and not Path(path).exists():
+                    raise self.error(f"its {name} is missing: there is no file {path}")
 
     def folder(self, user: str) -> str:
         """Where a user's plug-in runs."""

@@ -50,14 +50,18 @@ class Merger:
 
     def _patched(self, records: dict[str, SliceRecord], port: PortSelector) -> OrderedEndpoints | None:
         """The last result with the differences put in; None if they are not simple."""
-        names = [name for name in records.keys() | self._records.keys() if records.get(name) is not self._records.get(name)]
-        before = dict(pair for name in names for pair in _used(self._records.get(name), port))
-        now = [pair for name in names for pair in _used(records.get(name), port)]
+        before: dict[_Place, Endpoint] = {}
+        now: list[tuple[_Place, Endpoint]] = []
+        for name in records.keys() | self._records.keys():
+            old, new = self._records.get(name), records.get(name)
+            if old is not new:
+                before.update(_unshared(old, new, port))
+                now += _unshared(new, old, port)
         after = dict(now)
         if len(after) < len(now):
             return None
         gone = [place for place, endpoint in before.items() if after.get(place) != endpoint]
-        come = [pair for pair in after.items() if before.get(pair[0]) != pair[1]]
+        come = [pair for pair in now if before.get(pair[0]) != pair[1]]
         if not gone and not come:
             return self._result
         six = ":" in self._result[0].host
@@ -78,6 +82,16 @@ def _used(record: SliceRecord | None, port: PortSelector) -> Iterator[tuple[_Pla
     if record is not None and number:
         for endpoint in record.endpoints:
             yield (endpoint.host, number), endpoint
+
+
+def _unshared(record: SliceRecord | None, other: SliceRecord | None, port: PortSelector) -> list[tuple[_Place, Endpoint]]:
+    """``_used`` without the very objects that ``other`` lists at the same places, which are most."""
+    number = port.number_in(record.ports) if record is not None else 0
+    if record is None or not number:
+        return []
+    same = other is not None and port.number_in(other.ports) == number
+    shared = set(map(id, other.endpoints)) if other is not None and same else set()
+    return [((endpoint.host, number), endpoint) for endpoint in record.endpoints if id(endpoint) not in shared]
 
 
 def _index(result: list[Endpoint], place: _Place) -> int:

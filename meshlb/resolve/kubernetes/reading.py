@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import NamedTuple
 
 from meshlb.core.scheduler import Timer
 from meshlb.resolve.kubernetes.endpoints import parse_endpoints_line, parse_endpoints_list
@@ -20,17 +21,29 @@ from meshlb.resolve.kubernetes.wire import (
     EndpointsEvent,
     Event,
     Passed,
+    Recall,
     Removal,
     SliceEvent,
     SliceList,
     SliceRecord,
     Unreadable,
-    parse_event,
+    parse_slice_line,
     parse_slice_list,
 )
 
-_LIST_OF: Final = {Resource.SLICES: parse_slice_list, Resource.ENDPOINTS: parse_endpoints_list}
-_LINE_OF: Final = {Resource.SLICES: parse_event, Resource.ENDPOINTS: parse_endpoints_line}
+
+class Parsers(NamedTuple):
+    """For the answers of one stream, which share what they remember."""
+
+    list: Callable[[bytes], SliceList]
+    line: Callable[[bytes], Event]
+
+    @classmethod
+    def of(cls, resource: Resource) -> Parsers:
+        if resource is Resource.ENDPOINTS:
+            return cls(parse_endpoints_list, parse_endpoints_line)
+        recall = Recall()
+        return cls(partial(parse_slice_list, recall=recall), partial(parse_slice_line, recall=recall))
 
 
 class Run:
@@ -79,28 +92,32 @@ class Gathering:
         return None
 
 
-def read_list(request: ListRequest, interrupt: Interrupt, transport: ApiTransport) -> SliceList | ApiError:
+def read_list(request: ListRequest, interrupt: Interrupt, transport: ApiTransport, parsers: Parsers) -> SliceList | ApiError:
     """The whole answer, or why there is none."""
     try:
         if request.renew:
             transport.renew_credentials()
-        return _LIST_OF[request.resource](transport.get(request.path, request.query, interrupt))
+        return parsers.list(transport.get(request.path, request.query, interrupt))
     except BaseException as error:  # noqa: BLE001 - see as_api_error
         return as_api_error(error)
 
 
 def read_watch(
-    request: WatchRequest, interrupt: Interrupt, transport: ApiTransport, on_events: Callable[[list[Event]], None]
+    request: WatchRequest,
+    interrupt: Interrupt,
+    transport: ApiTransport,
+    parsers: Parsers,
+    on_events: Callable[[list[Event]], None],
 ) -> ApiError | None:
     """Give events as they come, an empty batch first when the server accepts; returns how the stream ended (None: cleanly)."""
     try:
         if request.renew:
             transport.renew_credentials()
         lines = transport.watch(request.path, request.query, interrupt, read_timeout_s=request.read_timeout_s)
-        size, complete, parse = 0, not request.initial, _LINE_OF[request.resource]
+        size, complete = 0, not request.initial
         with contextlib.closing(lines):
             for batch in lines:
-                events = [parse(line) for line in batch]
+                events = [parsers.line(line) for line in batch]
                 _give(events, on_events)
                 if not complete:  # all of it is kept until it is
                     complete = any(isinstance(event, Bookmark) and event.initial_events_end for event in events)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from meshlb.core.scheduler import Scheduler, Timer
 from meshlb.resolve.kubernetes.complaints import Complaints
-from meshlb.resolve.kubernetes.reading import Run, read_list, read_watch
+from meshlb.resolve.kubernetes.reading import Parsers, Run, read_list, read_watch
 from meshlb.resolve.kubernetes.requests import ListRequest, WatchRequest
 from meshlb.resolve.kubernetes.side import Side
 from meshlb.resolve.kubernetes.transport import ApiError, ApiTransport, SourceError
@@ -48,6 +48,7 @@ class NamespaceStream:
         self._watch: Run | None = None
         self._timer: Timer | None = None
         self._closed = False
+        self._parsers = Parsers.of(list_watch.resource)
         self._complaints = Complaints(list_watch.namespace, list_watch.resource)
 
     # -- what is wanted
@@ -190,7 +191,7 @@ class NamespaceStream:
         self._abandon(run)
         self._list = None
         self._complaints.counts["streaming lists without an end"] += 1
-        self._list_watch.on_list_unmarked()
+        self._list_watch.on_list_unmarked(self._scheduler.now_s())
         self._step()
 
     # -- watches
@@ -280,7 +281,7 @@ class NamespaceStream:
     # -- reading, in helper threads
 
     def _read_list(self, run: Run, request: ListRequest) -> None:
-        answer = read_list(request, run.interrupt, self._transport)
+        answer = read_list(request, run.interrupt, self._transport, self._parsers)
         told = partial(self._on_ended, run, answer) if isinstance(answer, ApiError) else partial(self._on_list, run, answer)
         self._scheduler.call_soon(told)
 
@@ -288,4 +289,5 @@ class NamespaceStream:
         def tell(events: list[Event]) -> None:
             self._scheduler.call_soon(partial(self._on_events, run, events) if events else partial(self._on_opened, run))
 
-        self._scheduler.call_soon(partial(self._on_ended, run, read_watch(request, run.interrupt, self._transport, tell)))
+        error = read_watch(request, run.interrupt, self._transport, self._parsers, tell)
+        self._scheduler.call_soon(partial(self._on_ended, run, error))

@@ -9,13 +9,10 @@ A driver asks ``next`` what to do, does it, and reports back; everything runs on
   watch of the others goes on; then the watch is opened again, wider, at the earlier of the two places. What it repeats is
   recognised as past by the reducers, so nothing is lost and nothing comes twice, and a list that is refused disturbs nobody;
 - where nothing is covered and the server has them, the list is a streaming one: a watch that begins with the present state and
-  marks its end. From that mark on it is the watch. A server that does not know it or leaves out the mark is never asked again. One
-that forbids it (it is a watch, and only ``list`` may be allowed) is asked for a plain list at once.
+  marks its end. From that mark on it is the watch. A server that does not know it or leaves out the mark is asked for plain lists from
+  then on (``streaming_lists``); one that forbids it (it is a watch, and only ``list`` may be allowed), for one at once.
 
-What is listed at: version ``0`` (any, from the server's cache) when nothing is known; then the newest version that any service was told
-of, even if the watch resumes from before it: the answer must not be older; ``""`` (the most recent, consistent) after the server called
-a version too old or too new. Only such an answer may be older than ours: then the server's history is another one (restored from a
-backup), and all services are listed again.
+Versions, and what a list asks for, are ``history``'s.
 
 How a stream ends, and what follows:
 
@@ -31,9 +28,7 @@ the same, but sooner                               back-off, watch again
 anything else (400, 500, ERROR events)             back-off, list again
 =================================================  ==================================================================
 
-The two spreads are for what happens to all clients of a server in one moment (it restarts, its history is gone): thousands would
-come back in the same millisecond. Each is at most a tenth of the time that went well before, so that a proxy that cuts often costs
-little. A client that starts is not delayed, and neither is a service that joins.
+The spreads are ``backoff``'s. Here a client that starts is not delayed (``source`` does that), and neither is a service that joins.
 
 An event that cannot be read is followed by a list, which the stream outlives until its turn comes.
 
@@ -47,28 +42,16 @@ from typing import Final
 
 from meshlb.core.clock import Rng
 from meshlb.resolve.kubernetes.backoff import Delays, Pace, Waits
+from meshlb.resolve.kubernetes.history import History
 from meshlb.resolve.kubernetes.liveness import NEVER, SHORT_WATCH_S, SILENCE_S, Liveness
 from meshlb.resolve.kubernetes.requests import WATCH_TIMEOUT_S, ListRequest, Resource, WatchRequest
+from meshlb.resolve.kubernetes.streaming_lists import StreamingLists
 from meshlb.resolve.kubernetes.transport import ApiError, SourceError
-from meshlb.resolve.kubernetes.versions import comparable, is_older, later
+from meshlb.resolve.kubernetes.versions import is_older
 from meshlb.resolve.kubernetes.wire import Bookmark, Event, ObjectEvent, Passed, Removal, Unreadable
 
-RECONNECT_SPREAD_S: Final = 1.0
-RELIST_SPREAD_S: Final = 5.0
-_SPREAD_RATIO: Final = 0.1  # of the time that went well
-# How a server says that it knows no streaming lists: validation, or a proxy that lets only known parameters through.
-_NO_STREAMING: Final = frozenset({400, 405, 406, 415, 422, 501})
 _ENDED_SOON: Final = f"a watch ended within {SHORT_WATCH_S:g} s and without an event"
 _ENDED_UNREAD: Final = "a watch ended and nothing in it could be read"
-
-
-class StreamingLists:
-    """Does this server have them? Shared by all streams to it, assumed until it says no."""
-
-    __slots__ = ("available",)
-
-    def __init__(self, available: bool = True) -> None:
-        self.available = available
 
 
 class ListWatch:
@@ -88,21 +71,18 @@ class ListWatch:
         self.resource = resource
         self.services: set[str] = set()
         self.covered: set[str] = set()
-        self.resource_version = ""
         self.listing: ListRequest | WatchRequest | None = None
         self.watching: WatchRequest | None = None
         self.trouble: SourceError | None = None
         self.held_until_s = -NEVER  # the pace lets nothing start before
         self._rng = rng
-        self._streaming = streaming or StreamingLists(available=False)
+        self._streaming = streaming or StreamingLists(wanted=False)
         self._alive = Liveness(silence_s)
         self._pace = Pace()
         self._delays = Delays(waits, rng)
         self._list_at_s = self._watch_at_s = self._spread_until_s = self._join_at_s = -NEVER
-        self._newest = ""  # the newest that anybody was told of: no list may be older; watches resume from ``resource_version``
-        self._known_when_listing = ""  # what a consistent answer must not be older than: the watch goes on meanwhile
+        self._history = History()
         self._plain = False  # the next list is no streaming one: that was forbidden
-        self._consistent = False  # the next list asks for the most recent state
         self._renew = False  # the next request is made with new credentials
         self._renewed = False  # since the last success
         self._lived_since_list = False
@@ -113,6 +93,11 @@ class ListWatch:
     def opened_s(self) -> float | None:
         """When the server accepted the watch that is under way; None: it did not yet."""
         return self._alive.opened_s
+
+    @property
+    def resource_version(self) -> str:
+        """After which the next watch begins."""
+        return self._history.place
 
     # -- what is wanted
 
@@ -143,7 +128,7 @@ class ListWatch:
         self.held_until_s = at_s if due_s <= now_s < at_s else -NEVER
         if at_s <= now_s:
             self._pace.spend(now_s)
-            return self._new_watch() if watch_at_s <= list_at_s else self._new_list()
+            return self._new_watch() if watch_at_s <= list_at_s else self._new_list(now_s)
         at_s = min(at_s, self._health_due_s(now_s))
         return at_s - now_s if at_s < NEVER else None
 
@@ -159,15 +144,14 @@ class ListWatch:
         assert request is not None
         asked = request.resource_version
         if asked not in ("", "0") and is_older(resource_version, asked):
-            self._consistent = True
+            self._history.consistent = True
             return self._list_failed(now_s, ApiError(f"a list is older ({resource_version}) than what is known ({asked})"))
-        self._consistent = self._renewed = self._lived_since_list = False
+        self._renewed = self._lived_since_list = False
         self._listed_s = now_s
         if not self.covered:
             self._relist_at_s = NEVER  # this list says it
-        restored = not asked and is_older(resource_version, self._known_when_listing)
-        self._settle(resource_version, restored=restored)
-        self._newest = resource_version if restored else later(self._newest, resource_version)
+        if not self._history.listed(resource_version, asked, joining=bool(self.covered)):
+            self.covered.clear()  # nobody else to care for; or their place says nothing here, and they are listed again
         listed = request.services & self.services
         self.covered |= listed
         if isinstance(request, WatchRequest):  # it goes on
@@ -181,22 +165,21 @@ class ListWatch:
         request, self.listing = self.listing, None
         assert request is not None
         refusal = error.refusal
-        if isinstance(request, WatchRequest) and refusal is not None and refusal.code in _NO_STREAMING:
-            self._streaming.available = False
+        if isinstance(request, WatchRequest) and self._streaming.refused(error, now_s):
             return None
         if isinstance(request, WatchRequest) and error.kind == "forbidden":
             self._plain = True
             return None
         unusable = refusal is not None and (refusal.expired or refusal.too_large_version or refusal.code == 400)
         if unusable and request.resource_version not in ("", "0"):
-            self._consistent = True  # the version is to blame; within the same attempt, ask for whatever is newest
+            self._history.consistent = True  # the version is to blame; within the same attempt, ask for whatever is newest
             return None
         return None if self._renewing(error) else self._list_failed(now_s, error)
 
-    def on_list_unmarked(self) -> None:
+    def on_list_unmarked(self, now_s: float) -> None:
         """A streaming list was accepted, and its end was not marked in time: the server does not know what that is."""
         self.listing = None
-        self._streaming.available = False
+        self._streaming.missing(now_s)
 
     def on_watch_opened(self, now_s: float) -> None:
         self._renewed = False
@@ -217,7 +200,7 @@ class ListWatch:
             self._pace.grant(1)
         self._lived_since_list = self._lived_since_list or lived
         if lived and not self._in_time(error, now_s):
-            self._watch_at_s = max(self._watch_at_s, self._spread_s(RECONNECT_SPREAD_S, self.opened_s, now_s))
+            self._watch_at_s = max(self._watch_at_s, now_s + self._delays.reconnect_s(self.opened_s, now_s))
         self._leave_watch()
         error = error or ApiError(_ENDED_UNREAD if self._alive.readable is False else _ENDED_SOON)
         refusal = error.refusal
@@ -229,18 +212,13 @@ class ListWatch:
             return self._watch_failed(now_s, error)
         self.covered.clear()
         if refusal.expired and self._lived_since_list:
-            self._spread_until_s = self._spread_s(RELIST_SPREAD_S, self._listed_s, now_s)
+            self._spread_until_s = now_s + self._delays.relist_s(self._listed_s, now_s)
             return None
         trouble = self._watch_failed(now_s, error)
         self._list_at_s = max(self._list_at_s, self._watch_at_s)
         return trouble
 
     # -- inside
-
-    def _spread_s(self, longest_s: float, well_since_s: float | None, now_s: float) -> float:
-        """The moment of our own in which to come back."""
-        well_s = now_s - well_since_s if well_since_s is not None else 0.0
-        return now_s + min(longest_s, _SPREAD_RATIO * well_s) * self._rng.random()
 
     def _leave_watch(self) -> None:
         self.watching = None
@@ -267,12 +245,11 @@ class ListWatch:
         waits = self.listing is not None or list_due or self.opened_s is None
         return NEVER if waits or self.covered <= self.watching.services else now_s
 
-    def _new_list(self) -> ListRequest | WatchRequest:
-        version = "" if self._consistent else (self.resource_version if self.covered else self._newest) or "0"
+    def _new_list(self, now_s: float) -> ListRequest | WatchRequest:
+        version = self._history.version_to_list(joining=bool(self.covered))
         missing = frozenset(self.services - self.covered)
-        self._known_when_listing = self._newest
         plain, self._plain = self._plain, False
-        if self._streaming.available and not self.covered and not plain:
+        if self._streaming.available(now_s) and not self.covered and not plain:
             self.listing = self._watch_request(missing, version, initial=True)
         else:
             renew, self._renew = self._renew, False
@@ -300,24 +277,12 @@ class ListWatch:
             initial=initial,
         )
 
-    def _settle(self, listed: str, *, restored: bool) -> None:
-        """Choose where the next watch begins: at the earlier of the two places, so that neither side misses anything."""
-        ours = self.resource_version
-        if self.covered and comparable(listed) and comparable(ours) and not restored:
-            self.resource_version = listed if is_older(listed, ours) else ours
-        else:  # nobody else to care for; or the others' place says nothing here, and they are listed again
-            self.covered.clear()
-            self.resource_version = listed
-
     def _note_version(self, event: Event) -> None:
         """Move on, unless a covered service is not in this stream: its events since its list are still to be fetched."""
         if not isinstance(event, (ObjectEvent, Removal, Bookmark, Passed)):
             return
-        version = event.resource_version
-        self._newest = later(self._newest, version)
         complete = self.watching is not None and self.covered <= self.watching.services
-        if version and self._alive.ordered and complete and not is_older(version, self.resource_version):
-            self.resource_version = version
+        self._history.told(event.resource_version, complete=self._alive.ordered and complete)
 
     def _check_health(self, now_s: float) -> None:
         if self._alive.silent_at_s <= now_s:
@@ -328,7 +293,7 @@ class ListWatch:
         if self.opened_s is not None and self.listing is None and max(self._relist_at_s, self._pace.free_s(now_s)) <= now_s:
             # Until now the stream went on; what came since its last version is in the list, which is a consistent one.
             self._relist_at_s = NEVER
-            self._consistent = True
+            self._history.consistent = True
             self._leave_watch()
             self.covered.clear()
 

@@ -11,29 +11,30 @@ have no number, are left out. Absent conditions mean ready, serving, not termina
 What cannot be dialled cannot be lost either: an endpoint whose address is none of its slice's family and a port beyond 65535 are left
 out, the rest of the slice counts, and the record says so (``flaws``) for a warning and the counters.
 
-Zones, nodes and port tuples repeat thousands of times and are kept once.
+Zones, nodes and port tuples repeat thousands of times and are kept once. Endpoints that did not change are not read again: ``Recall``
+knows what its stream read last, ``slice_endpoints`` compares.
 
 Spec: k8s.io/api discovery/v1 types.go; apimachinery meta/v1 WatchEvent.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
-from meshlb.core.endpoint import NO_HINTS, NO_LOCALITY, Endpoint, Hints, Locality
+from meshlb.core.endpoint import Endpoint
 from meshlb.resolve.kubernetes.fields import WireError, document, read
 from meshlb.resolve.kubernetes.refusal import Refusal, of_status
 from meshlb.resolve.kubernetes.service_wire import FAMILIES, PORTS
+from meshlb.resolve.kubernetes.slice_endpoints import read_endpoints
 
 SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"
 HEADLESS_LABEL: Final = "service.kubernetes.io/headless"
 _INITIAL_EVENTS_END: Final = "k8s.io/initial-events-end"
-BAD_ADDRESS: Final = "endpoints without a valid address"
 _LOGGED: Final = 80
 _BAD_PORT: Final = "ports out of range"
 
@@ -48,7 +49,7 @@ class SlicePort:
     app_protocol: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class SliceRecord:
     """An EndpointSlice. ``endpoints`` have port 0: ``ports`` apply to all of them, and which is meant is for the target to say.
 
@@ -141,9 +142,29 @@ class SliceList:
     unreadable: tuple[Unreadable, ...] = ()
 
 
-def parse_slice_list(text: bytes) -> SliceList:
+class Recall:
+    """What one stream read last, so that what did not change need not be read again (``slice_endpoints``).
+
+    It holds nothing itself: a record is remembered for as long as somebody else keeps it. Any thread.
+    """
+
+    __slots__ = ("_records",)
+
+    def __init__(self) -> None:
+        self._records: WeakValueDictionary[str, SliceRecord] = WeakValueDictionary()
+
+    def endpoints(self, name: str) -> Mapping[str, Endpoint]:
+        """Those of the slice of this name, by host."""
+        record = self._records.get(name)
+        return {endpoint.host: endpoint for endpoint in record.endpoints} if record is not None else {}
+
+    def note(self, record: SliceRecord) -> None:
+        self._records[record.name] = record
+
+
+def parse_slice_list(text: bytes, recall: Recall | None = None) -> SliceList:
     """Raises WireError if it is no complete list of slices."""
-    return parse_list(text, "EndpointSliceList", parse_slice)
+    return parse_list(text, "EndpointSliceList", partial(parse_slice, recall=recall))
 
 
 def parse_list(text: bytes, kind: str, parse: Callable[[object], SliceRecord | tuple[SliceRecord, ...] | Passed]) -> SliceList:
@@ -174,9 +195,9 @@ def parse_list(text: bytes, kind: str, parse: Callable[[object], SliceRecord | t
     return SliceList(version, tuple(slices), tuple(passed), tuple(unreadable))
 
 
-def parse_slice_event(kind: str, thing: dict[str, Any]) -> Event:
+def parse_slice_event(kind: str, thing: dict[str, Any], recall: Recall | None = None) -> Event:
     """What an ADDED or MODIFIED slice says. Raises WireError."""
-    parsed = parse_slice(thing)
+    parsed = parse_slice(thing, recall)
     return Passed(kind, parsed.resource_version, parsed.why) if isinstance(parsed, Passed) else SliceEvent(sys.intern(kind), parsed)
 
 
@@ -195,7 +216,12 @@ def parse_event(line: bytes, parse: Callable[[str, dict[str, Any]], Event] = par
         return _unreadable(thing, error)
 
 
-def parse_slice(item: object) -> SliceRecord | Passed:
+def parse_slice_line(line: bytes, recall: Recall) -> Event:
+    """One line of a watch of EndpointSlices; never raises."""
+    return parse_event(line, partial(parse_slice_event, recall=recall))
+
+
+def parse_slice(item: object, recall: Recall | None = None) -> SliceRecord | Passed:
     """An EndpointSlice object, or why it is not for us. Raises WireError."""
     if not isinstance(item, dict):
         raise WireError(f"an EndpointSlice is an object, not {item!r:.80}")
@@ -212,7 +238,8 @@ def parse_slice(item: object) -> SliceRecord | Passed:
     if not service:
         return Passed("", version, "no service")
     flaws: list[str] = []
-    return SliceRecord(
+    known = recall.endpoints(name) if recall is not None else {}
+    record = SliceRecord(
         name,
         read(metadata, "namespace", str, ""),
         sys.intern(service),
@@ -220,9 +247,12 @@ def parse_slice(item: object) -> SliceRecord | Passed:
         sys.intern(family),
         HEADLESS_LABEL in labels,
         slice_ports(read(item, "ports", list, ()), flaws),
-        tuple(_endpoints(read(item, "endpoints", list, ()), family, flaws)),
+        tuple(read_endpoints(read(item, "endpoints", list, ()), family, flaws, known)),
         flaws=tuple(flaws),
     )
+    if recall is not None:
+        recall.note(record)
+    return record
 
 
 def _parse_object(kind: str, thing: dict[str, Any], parse: Callable[[str, dict[str, Any]], Event]) -> Event:
@@ -254,63 +284,9 @@ def slice_ports(items: list[Any], flaws: list[str]) -> tuple[SlicePort, ...]:
     return tuple(found)
 
 
-def _endpoints(entries: list[Any], family: str, flaws: list[str]) -> Iterator[Endpoint]:
-    for entry in entries:
-        addresses = read(entry, "addresses", list, ()) if entry is not None else ()
-        host = read_address(addresses[0], family) if addresses else ""
-        if host:
-            yield _endpoint(entry, host)
-        else:
-            flaws.append(BAD_ADDRESS)
-
-
-def _endpoint(entry: dict[str, Any], host: str) -> Endpoint:
-    conditions = read(entry, "conditions", dict, {})
-    target = read(entry, "targetRef", dict, {})
-    zone = read(entry, "zone", str, "")
-    hints = read(entry, "hints", dict, {})
-    return Endpoint(
-        host=host,
-        port=0,
-        uid=read(target, "uid", str, ""),
-        name=read(target, "name", str, ""),
-        locality=_locality(zone) if zone else NO_LOCALITY,
-        node=sys.intern(read(entry, "nodeName", str, "")),
-        hostname=read(entry, "hostname", str, ""),
-        hints=_hints(_names(hints, "forZones"), _names(hints, "forNodes")) if hints else NO_HINTS,
-        ready=read(conditions, "ready", bool, True),
-        serving=read(conditions, "serving", bool, True),
-        terminating=read(conditions, "terminating", bool, False),
-    )
-
-
-def read_address(text: object, family: str) -> str:
-    """IPv6 in its one canonical form: the same address must be the same endpoint to every source. Empty if it is none."""
-    if not isinstance(text, str):
-        raise WireError(f"addresses[0]: {text!r:.80} is no {family} address")
-    try:
-        return str(ipaddress.IPv4Address(text) if family == "IPv4" else ipaddress.IPv6Address(text))
-    except ValueError:
-        return ""
-
-
-@lru_cache(maxsize=1024)
-def _locality(zone: str) -> Locality:
-    return Locality(zone=zone)
-
-
-@lru_cache(maxsize=1024)
-def _hints(zones: tuple[str, ...], nodes: tuple[str, ...]) -> Hints:
-    return Hints(zones, nodes)
-
-
 @lru_cache(maxsize=1024)
 def _slice_port(name: str, number: int, app_protocol: str) -> SlicePort:
     return SlicePort(name, number, "TCP", app_protocol)
-
-
-def _names(hints: dict[str, Any], key: str) -> tuple[str, ...]:
-    return tuple(read(hint, "name", str, "") for hint in read(hints, key, list, ()))
 
 
 def _unreadable(item: object, error: WireError) -> Unreadable:

@@ -50,6 +50,7 @@ class ScriptedApi:
     def __init__(self, loop: ManualLoop) -> None:
         self._loop = loop
         self.listener: SlicesListener | None = None
+        self.hurried_s: float | None = None  # when it was first told that nobody else can answer
         self.reads: list[tuple[float, ServiceDone]] = []
         self.answer: tuple[ServiceRecord | None, SourceError | None] | None = (None, FORBIDDEN)
 
@@ -68,6 +69,9 @@ class ScriptedApi:
 
     def close(self) -> None:
         self.listener = None
+
+    def hurry(self) -> None:
+        self.hurried_s = self._loop.now_s() if self.hurried_s is None else self.hurried_s
 
     def says(self, *slices: SliceRecord, version: str = "1") -> None:
         if self.listener is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from meshlb.core.endpoint import Endpoint
 from meshlb.errors import ResolveError, ServiceNotFoundError
+from meshlb.resolve.chain import PATIENCE_S
 from meshlb.resolve.env import EnvService
 from meshlb.resolve.settings import Fallback
 from tests.unit.resolve.chain_fixtures import FORBIDDEN, UNREACHABLE, Scene, service_of, slice_of
@@ -400,3 +402,36 @@ def test_a_change_of_source_is_logged_once(caplog: pytest.LogCaptureFixture) -> 
         "orders.shop:50051: 4 endpoints by clusterip, its pods are not known",
         "orders.shop:50051: 1 endpoints by kubernetes",
     ]
+
+
+def test_who_has_an_answer_by_dns_lets_the_api_server_take_its_time() -> None:
+    """The list of a client that can already call is in no hurry: thousands may start in this moment."""
+    scene = Scene(50051)
+    scene.dns.says("10.96.0.7")
+    assert scene.addresses == ["10.96.0.7:50051"]
+    scene.loop.advance(1.0)
+    assert scene.api.hurried_s is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "hurried_s"),
+    [
+        (lambda scene: None, PATIENCE_S),
+        (lambda scene: scene.dns.denies(), 0.0),
+        (lambda scene: scene.dns.fails(), 0.0),
+        (lambda scene: scene.dns.says("10.0.0.1", "10.0.0.2"), 0.0),
+    ],
+    ids=["DNS says nothing", "no such name", "DNS fails", "pods, and a port's name that DNS cannot map"],
+)
+def test_who_has_no_other_answer_asks_the_api_server_at_once(answer: Callable[[Scene], None], hurried_s: float) -> None:
+    """The first call is worth more than the server's peace."""
+    scene = Scene("grpc")
+    answer(scene)
+    scene.loop.advance(1.0)
+    assert scene.heard == []
+    assert scene.api.hurried_s == hurried_s
+
+
+def test_who_does_not_use_dns_asks_the_api_server_at_once() -> None:
+    """There is nobody else."""
+    assert Scene(dns=False).api.hurried_s == 0.0

@@ -111,8 +111,8 @@ def test_each_sign_of_a_cluster_suffices(outside: Place, sign: str) -> None:
     else:
         configured["nameservers"] = ["127.0.0.1:5353"]
     assert not outside.path.joinpath("namespace").exists()
-    assert outside.classifier(**configured).in_cluster
-    assert not Place(outside.path).classifier().in_cluster
+    assert outside.classifier(**configured).own.is_there
+    assert not Place(outside.path).classifier().own.is_there
 
 
 def test_an_ordinary_name_causes_no_request_to_an_api_server(outside: Place) -> None:
@@ -126,10 +126,10 @@ def test_an_ordinary_name_causes_no_request_to_an_api_server(outside: Place) -> 
 
 def test_the_zone_is_configured_else_of_resolv_conf_else_cluster_local(outside: Place) -> None:
     """In this order."""
-    assert outside.classifier().zone == "cluster.local"
+    assert outside.classifier().own.zone == "cluster.local"
     outside.resolv_conf("search web.svc.k8s.test svc.k8s.test\n")
-    assert outside.classifier().zone == "k8s.test"
-    assert outside.classifier(cluster_domain="other.test").zone == "other.test"
+    assert outside.classifier().own.zone == "k8s.test"
+    assert outside.classifier(cluster_domain="other.test").own.zone == "other.test"
     key = outside.classifier().key
     assert key(Target.parse("orders.shop.svc.k8s.test:1")).namespace == "shop"
     assert key(Target.parse("orders.shop.svc.cluster.local:1")).namespace == ""

@@ -157,6 +157,18 @@ def test_a_hint_asks_sooner_but_at_most_once_a_second() -> None:
     assert len(bench.asked_s) == 5
 
 
+def test_an_address_that_cannot_be_connected_goes_in_seconds_if_dns_does_not_list_it() -> None:
+    """It takes two answers all the same; but each failed connect asks for one, so that nobody waits for two TTLs of half a minute."""
+    bench = Bench(found("10.0.0.1", "10.0.0.2", ttl_s=30.0), found("10.0.0.1", ttl_s=30.0))
+    bench.loop.advance(10.0)
+    for backoff_s in (0.0, 1.1, 1.6):  # as connections are tried again
+        bench.loop.advance(backoff_s)
+        bench.resolver.resolve_now()
+    bench.loop.run_until_idle()
+    assert bench.published() == [["10.0.0.1", "10.0.0.2"], ["10.0.0.1"]]
+    assert bench.asked_s == pytest.approx([0.0, 10.0, 11.1, 12.7])
+
+
 def test_a_hint_while_a_question_is_out_asks_no_second_one() -> None:
     """The answer under way is fresh enough."""
     bench = Bench(found("10.0.0.1"), hold=True)

@@ -70,6 +70,21 @@ def test_a_removal_waits_100_ms_and_an_addition_does_not() -> None:
     assert heard.hosts == [(0.0, "a b"), (1.005, "a b c"), (1.105, "b c")]
 
 
+@pytest.mark.parametrize("others_ready", [True, False])
+def test_who_was_out_of_use_is_removed_without_a_hold(others_ready: bool) -> None:
+    """By its conditions: one that ends is of use only where nobody is ready, and its removal waits like any other there."""
+    loop, heard, publisher = start()
+    others = Endpoint(host="b", port=1, ready=others_ready, serving=True, terminating=not others_ready)
+    ending = Endpoint(host="c", port=1, ready=False, serving=True, terminating=True)
+    broken = Endpoint(host="d", port=1, ready=False, serving=False)
+    publisher.offer(EndpointSet.of([others, ending, broken], "kubernetes"))
+    loop.advance(1)
+    publisher.offer(EndpointSet.of([others], "kubernetes"))
+    loop.advance(1)
+    told = [(1.005, "b")] if others_ready else [(1.005, "b c"), (1.105, "b")]
+    assert heard.hosts == [(0.0, "b c d"), *told]
+
+
 def test_a_pod_that_moves_between_slices_is_never_removed() -> None:
     """Gone and back within the hold: nobody hears of it."""
     loop, heard, publisher = start()

@@ -9,7 +9,7 @@ import tracemalloc
 from meshlb.resolve.kubernetes.feed import Feed, ServiceSlices
 from meshlb.resolve.kubernetes.merging import Merger
 from meshlb.resolve.kubernetes.transport import SourceError
-from meshlb.resolve.kubernetes.wire import Removal, SliceEvent, parse_event
+from meshlb.resolve.kubernetes.wire import Recall, Removal, SliceEvent, parse_slice_line
 from meshlb.resolve.ports import PortSelector
 from meshlb.testing.loop import ManualLoop
 from tests.unit.resolve.kubernetes.scripted_api import event, slice_object
@@ -30,7 +30,7 @@ class Merging:
 
 def test_ten_thousand_events_leave_no_growth() -> None:
     """Pods, slices and versions that never come again must not be kept; the second half may not cost more than the first."""
-    loop, listener = ManualLoop(), Merging()
+    loop, listener, recall = ManualLoop(), Merging(), Recall()
     feed = Feed("shop", "orders", loop)
     feed.add(listener)
     feed.slices.replace((), "1", ())
@@ -39,7 +39,7 @@ def test_ten_thousand_events_leave_no_growth() -> None:
         for number in range(first, first + count):
             hosts = [f"10.{number // 250 % 250}.{number % 250}.{n + 1}" for n in range(5)]
             item = slice_object(f"s{number // 2}", str(number + 10), *hosts)
-            parsed = parse_event(json.dumps(event("DELETED" if number % 2 else "ADDED", item)).encode())
+            parsed = parse_slice_line(json.dumps(event("DELETED" if number % 2 else "ADDED", item)).encode(), recall)
             assert isinstance(parsed, (SliceEvent, Removal))
             feed.slices.apply(parsed)
             loop.run_until_idle()

@@ -8,7 +8,7 @@ from collections.abc import Generator
 import pytest
 
 from meshlb.resolve.kubernetes.backoff import Waits
-from meshlb.resolve.kubernetes.reading import read_list, read_watch
+from meshlb.resolve.kubernetes.reading import Parsers, read_list, read_watch
 from meshlb.resolve.kubernetes.requests import ListRequest, Query, WatchRequest
 from meshlb.resolve.kubernetes.transport import ApiError, Interrupt
 from meshlb.resolve.kubernetes.watch import ListWatch
@@ -45,7 +45,7 @@ def test_whatever_ends_a_reader_is_told_as_the_end_of_its_request(error: BaseExc
     machine.add("orders")
     request = machine.next(0.0)
     assert isinstance(request, ListRequest)
-    answer = read_list(request, Interrupt(), Deadly(error))
+    answer = read_list(request, Interrupt(), Deadly(error), Parsers.of(request.resource))
     assert isinstance(answer, ApiError)
     assert type(error).__name__ in str(answer)
     machine.on_list_failed(answer, 0.0)
@@ -53,5 +53,5 @@ def test_whatever_ends_a_reader_is_told_as_the_end_of_its_request(error: BaseExc
     assert isinstance(delay_s, float)
     assert delay_s > 0.5
     watch = WatchRequest(namespace="shop", services=request.services, resource_version="1", timeout_s=300)
-    ended = read_watch(watch, Interrupt(), Deadly(error), lambda events: None)
+    ended = read_watch(watch, Interrupt(), Deadly(error), Parsers.of(watch.resource), lambda events: None)
     assert isinstance(ended, ApiError)

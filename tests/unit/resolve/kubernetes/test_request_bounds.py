@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from meshlb.resolve.kubernetes.requests import ListRequest, WatchRequest
+from meshlb.resolve.kubernetes.streaming_lists import StreamingLists
 from meshlb.resolve.kubernetes.transport import ApiError
-from meshlb.resolve.kubernetes.watch import StreamingLists
 from meshlb.resolve.kubernetes.wire import Unreadable
 from tests.unit.resolve.kubernetes.virtual_api import (
     Answer,

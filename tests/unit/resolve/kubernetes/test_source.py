@@ -708,3 +708,52 @@ def test_a_list_that_does_not_end_is_given_up_after_thirty_seconds(made: Callabl
     setup.api.answer = orders
     release.set()
     setup.loop.let_pass(5.0, lambda: setup.heard.slices, 0.5)
+
+
+def spread_out(made: Callable[..., Setup]) -> Setup:
+    setup = made()
+    setup.source = KubernetesSource(
+        setup.connect, setup.loop, random.Random(1), streaming_lists=False, start_within_s=0.8, head_start_s=0.3
+    )
+    return setup
+
+
+def test_the_first_list_is_made_at_a_moment_of_its_own(made: Callable[..., Setup]) -> None:
+    """Within the time given, whatever the import took of it; whoever comes meanwhile waits for the same moment."""
+    setup = spread_out(made)
+    setup.watch()
+    setup.loop.advance(0.3)
+    setup.until(lambda: setup.source.describe()["server"])
+    setup.watch("pay", Heard())
+    setup.until(lambda: not setup.loop.running)
+    assert setup.api.requests == []
+    setup.loop.advance(0.5)
+    setup.until(lambda: setup.heard.slices and setup.opened)
+    assert setup.api.requests[0] == "get endpointslices kubernetes.io/service-name in (orders,pay)"
+
+
+@pytest.mark.parametrize("when", ["before the import", "after it"])
+def test_whoever_has_no_other_answer_ends_the_wait_for_all(made: Callable[..., Setup], when: str) -> None:
+    """No virtual time passes after the import."""
+    setup = spread_out(made)
+    subscription = setup.watch()
+    if when == "before the import":
+        subscription.hurry()
+    setup.loop.advance(0.3)
+    setup.until(lambda: setup.source.describe()["server"])
+    if when == "after it":
+        subscription.hurry()
+        subscription.hurry()
+    setup.until(lambda: setup.heard.slices and setup.opened)
+    assert len([request for request in setup.api.requests if request.startswith("get")]) == 1
+
+
+def test_a_source_that_is_closed_while_it_waits_asks_nothing(made: Callable[..., Setup]) -> None:
+    """A program that was short."""
+    setup = spread_out(made)
+    setup.watch()
+    setup.loop.advance(0.3)
+    setup.until(lambda: setup.source.describe()["server"])
+    setup.source.close()
+    assert setup.loop.timers == ()
+    assert setup.api.requests == []

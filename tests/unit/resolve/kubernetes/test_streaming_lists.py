@@ -115,8 +115,23 @@ def test_what_changes_before_the_mark_is_in_the_state(made: Callable[..., Setup]
     assert setup.shop["counts"]["unreadable"] == 1
 
 
+def test_a_server_that_had_none_is_asked_again_after_an_hour(made: Callable[..., Setup]) -> None:
+    """Nonsense from a proxy, or a replica that was not upgraded yet, is no reason to do without them for the life of a process."""
+    setup = made(refuse_streaming(Refusal(422, "Invalid", "unknown")))
+    setup.watch()
+    setup.until(lambda: setup.heard.words == ["a:10.0.0.1"])
+    setup.until(lambda: setup.api.streams)
+    setup.api.answer = listing
+    for gone_s, requests in ((3580.0, 5), (30.0, 6)):
+        setup.loop.advance(gone_s)
+        setup.api.streams[-1].send({"type": "ERROR", "object": {"code": 410, "reason": "Expired"}})
+        setup.loop.let_pass(10.0, lambda wanted=requests: len(setup.api.requests) == wanted)  # type: ignore[misc]
+    assert [line.split()[0] for line in setup.api.requests] == ["streaming", "get", "watch", "get", "watch", "streaming"]
+    assert setup.source.describe()["streaming_lists"] is True
+
+
 @pytest.mark.parametrize("code", [400, 422, 501])
-def test_a_server_that_refuses_is_asked_for_a_list_at_once_and_never_for_another(made: Callable[..., Setup], code: int) -> None:
+def test_a_server_that_refuses_is_asked_for_a_list_at_once_and_not_soon_for_another(made: Callable[..., Setup], code: int) -> None:
     """Whatever way it says that it does not know the parameter."""
     setup = made(refuse_streaming(Refusal(code, "", "unknown")))
     setup.watch()

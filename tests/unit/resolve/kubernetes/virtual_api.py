@@ -13,8 +13,9 @@ from meshlb.resolve.kubernetes.backoff import Waits
 from meshlb.resolve.kubernetes.refusal import Refusal
 from meshlb.resolve.kubernetes.requests import ListRequest, WatchRequest
 from meshlb.resolve.kubernetes.stream import MARK_S
+from meshlb.resolve.kubernetes.streaming_lists import StreamingLists
 from meshlb.resolve.kubernetes.transport import ApiError, SourceError
-from meshlb.resolve.kubernetes.watch import ListWatch, StreamingLists
+from meshlb.resolve.kubernetes.watch import ListWatch
 from meshlb.resolve.kubernetes.wire import Bookmark, Event, Removal, SliceEvent, SliceRecord
 
 
@@ -151,7 +152,7 @@ class VirtualApi:
 
     def _streaming_ended(self, request: WatchRequest, error: ApiError | None, *, only_list: bool = False) -> None:
         if self.list_watch.listing is request and error is None:
-            self.list_watch.on_list_unmarked()
+            self.list_watch.on_list_unmarked(self.now_s)
         elif self.list_watch.listing is request and error is not None:
             self._tell(self.list_watch.on_list_failed(error, self.now_s))
         elif self.list_watch.watching is request and not only_list:
