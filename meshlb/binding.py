@@ -6,7 +6,6 @@ forked child it makes a new pool at its next use.
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING
 
 from meshlb.call.call import CallLimits
@@ -74,14 +73,15 @@ class Binding:
     @property
     def limits(self) -> CallLimits:
         if self._limits is None or self._generation != self._mesh.generation:
-            pool = self.pool
+            shared = self._mesh.shared_of(self.pool)
             retry = self.config.retry
             self._limits = CallLimits(
-                self._mesh.budget_of(pool, BudgetSettings(retry.budget_ratio, retry.budget_min_per_s, retry.budget_ttl_s)),
+                shared.budget(BudgetSettings(retry.budget_ratio, retry.budget_min_per_s, retry.budget_ttl_s)),
                 first_answer_timeout_s=self.config.first_answer_timeout_s,
                 connect_timeout_s=self.config.connect_timeout_s,
                 rng=self._mesh.rng,
-                throttle_of=functools.partial(self._mesh.throttle_of, pool),
+                throttle_of=shared.throttle,
+                gates=shared.gates(self.config.limits),
             )
         return self._limits
 

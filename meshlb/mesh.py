@@ -19,7 +19,7 @@ import os
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshlb.balance.registry import PolicyConfig
@@ -27,19 +27,20 @@ from meshlb.binding import Binding
 from meshlb.config import Config, Mode, resolve_config
 from meshlb.core.clock import Clock
 from meshlb.core.scheduler import Scheduler
-from meshlb.core.subchannel import Subchannel
 from meshlb.core.target import Target, TargetKey
 from meshlb.errors import ClosedError, TargetError
+from meshlb.health.locality import Locality
+from meshlb.health.outlier import Outlier
+from meshlb.health.slow_start import SlowStart
 from meshlb.pool.pool import Pool
-from meshlb.resolution import Errands, Place, Resolution
+from meshlb.resolution import Errands, OwnService, Place, Resolution
 from meshlb.resolve.classify import Classifier
 from meshlb.resolve.settings import Discovery, Fallback
 from meshlb.resolve.sidecar import PROC_NET, Sidecar
-from meshlb.retry.budget import BudgetSettings, CallCount, RetryBudget
-from meshlb.retry.throttle import Throttle, Throttling
 from meshlb.runtime.clock import SystemClock, system_rng
 from meshlb.runtime.fork import on_fork_child
 from meshlb.runtime.loop import Loop
+from meshlb.shared import Shared
 
 if TYPE_CHECKING:
     from meshlb.picks import TargetPool
@@ -52,6 +53,10 @@ class PoolKey(NamedTuple):
 
     place: Place
     policy: PolicyConfig
+    outlier: Outlier
+    slow_start: SlowStart
+    locality: Locality
+    max_in_flight_per_endpoint: int
     mass_removal_spare_s: float
 
 
@@ -78,8 +83,8 @@ class Mesh:
         self._classifiers: dict[tuple[Discovery, Fallback], Classifier] = {}
         self._resolutions: dict[Place, Resolution] = {}
         self._pools: weakref.WeakValueDictionary[PoolKey, Pool] = weakref.WeakValueDictionary()
-        self._budgets: weakref.WeakKeyDictionary[Pool, dict[BudgetSettings, RetryBudget]] = weakref.WeakKeyDictionary()
-        self._throttles: weakref.WeakKeyDictionary[Pool, dict[Throttling, Throttle]] = weakref.WeakKeyDictionary()
+        self._shared: weakref.WeakKeyDictionary[Pool, Shared] = weakref.WeakKeyDictionary()
+        self._own_services: weakref.WeakKeyDictionary[Pool, OwnService] = weakref.WeakKeyDictionary()
         self._internal_errors: Counter[str] = Counter()
         self._split_logged: set[TargetKey] = set()
         self._passed_through: dict[str, Sidecar] = {}
@@ -108,7 +113,7 @@ class Mesh:
             entry = pool.describe()
             resolution = resolutions.get(place)
             entry["discovery"] = resolution.describe() if resolution is not None else None
-            entry["retries"] = self._retries_of(pool)
+            entry.update(self.shared_of(pool).describe())
             described[_unused_name(described, str(place.key), pool.policy.name)] = entry
         return {"pools": described, "loop": self._loop.describe(), "internal_errors": errors, "passed_through": passed_through}
 
@@ -195,37 +200,48 @@ class Mesh:
             if self._closed:
                 raise ClosedError(f"{target}: the mesh is closed")
             place = self.place_of(target, config)
-            key = PoolKey(place, config.policy, config.mass_removal_spare_s)
+            key = PoolKey(
+                place,
+                config.policy,
+                config.outlier,
+                config.slow_start,
+                config.locality,
+                config.limits.max_in_flight_per_endpoint if config.limits.enabled else 0,
+                config.mass_removal_spare_s,
+            )
             pool = self._pools.get(key)
             if pool is not None:
                 return pool
             self._log_split(place)
-            resolution = self._resolutions.get(place)
-            if resolution is None:
-                resolution = self._resolutions[place] = Resolution(self._classifier(config).resolver(target))
-            pool = self._pools[key] = self._new_pool(target, config, resolution)
+            resolution = self._resolution_of(target, config, place)
+            pool = self._pools[key] = self._new_pool(target, config, key, resolution)
+            if config.locality.mode != "off" and config.locality.own_service:
+                self._hear_of_own_service(pool, config)
         weakref.finalize(pool, self._forget_later, place)
         self._loop.call_soon(resolution.attach_later(pool))
         return pool
 
-    def budget_of(self, pool: Pool, settings: BudgetSettings) -> RetryBudget:
-        """The one budget of further attempts for every call to this pool whose channel is configured so."""
-        with self.lock:
-            budgets = self._budgets.setdefault(pool, {})
-            budget = budgets.get(settings)
-            if budget is None:
-                count = CallCount(_subchannels_of(weakref.ref(pool)), self.clock.now_s())
-                budget = budgets[settings] = RetryBudget(self.clock, threading.Lock(), count.rise, settings=settings)
-            return budget
+    def _resolution_of(self, target: Target, config: Config, place: Place) -> Resolution:
+        resolution = self._resolutions.get(place)
+        if resolution is None:
+            resolution = self._resolutions[place] = Resolution(self._classifier(config).resolver(target))
+        return resolution
 
-    def throttle_of(self, pool: Pool, settings: Throttling) -> Throttle:
-        """gRPC's ``retryThrottling``: one count for every channel to this pool that asks for the same."""
+    def _hear_of_own_service(self, pool: Pool, config: Config) -> None:
+        """From its discovery, shared with channels to it; for as long as the pool lives."""
+        target = Target.parse(config.locality.own_service)
+        place = self.place_of(target, config)
+        own = self._own_services[pool] = OwnService(pool, str(target), place)
+        weakref.finalize(pool, self._forget_later, place)
+        self._loop.call_soon(self._resolution_of(target, config, place).attach_later(own))
+
+    def shared_of(self, pool: Pool) -> Shared:
+        """What all calls to it have in common."""
         with self.lock:
-            throttles = self._throttles.setdefault(pool, {})
-            throttle = throttles.get(settings)
-            if throttle is None:
-                throttle = throttles[settings] = Throttle(settings, threading.Lock())
-            return throttle
+            shared = self._shared.get(pool)
+            if shared is None:
+                shared = self._shared[pool] = Shared(pool, self.clock)
+            return shared
 
     def count_internal_error(self, target: str, error: BaseException) -> None:
         kind = f"{target}: {type(error).__name__} at {_place_of(error)}"  # not its message, which may differ each time
@@ -238,11 +254,6 @@ class Mesh:
             )
 
     # --- inside -----------------------------------------------------------------------------------------------------------
-
-    def _retries_of(self, pool: Pool) -> list[dict[str, Any]]:
-        with self.lock:
-            budgets = list(self._budgets.get(pool, {}).items())
-        return [{**settings._asdict(), **budget.describe()} for settings, budget in budgets]
 
     def _classifier(self, config: Config) -> Classifier:
         where = (config.discovery, config.fallback)
@@ -258,7 +269,7 @@ class Mesh:
             )
         return classifier
 
-    def _new_pool(self, target: Target, config: Config, resolution: Resolution) -> Pool:
+    def _new_pool(self, target: Target, config: Config, key: PoolKey, resolution: Resolution) -> Pool:
         errands = Errands(self._loop)
         pool = Pool(
             str(target),
@@ -270,6 +281,10 @@ class Mesh:
             resolve_now=errands.resolve_now,
             fallback_after_s=config.connect_timeout_s / 3,
             mass_removal_spare_s=config.mass_removal_spare_s,
+            outlier=key.outlier,
+            slow_start=key.slow_start,
+            locality=key.locality,
+            max_in_flight=key.max_in_flight_per_endpoint,
             on_listener_error=functools.partial(self.count_internal_error, str(target)),
         )
         errands.pool, errands.resolution = weakref.ref(pool), weakref.ref(resolution)
@@ -284,27 +299,17 @@ class Mesh:
         if not self._closed:
             self._loop.call_soon(lambda: self._forget(place))
 
+    def _is_used(self, place: Place) -> bool:
+        return any(key.place == place for key in self._pools) or any(own.place == place for own in self._own_services.values())
+
     def _forget(self, place: Place) -> None:
         with self.lock:
             resolution = self._resolutions.get(place)
             # A new pool of the same place may be there already, its ``attach`` still on the way.
-            if resolution is None or not resolution.forgotten or any(key.place == place for key in self._pools):
+            if resolution is None or not resolution.forgotten or self._is_used(place):
                 return
             del self._resolutions[place]
         resolution.resolver.close()
-
-
-def _subchannels_of(pool: weakref.ref[Pool]) -> Callable[[], Iterable[Subchannel]]:
-    """All that calls may have gone to lately; without keeping the pool alive, whose budget asks."""
-
-    def subchannels() -> Iterable[Subchannel]:
-        alive = pool()
-        if alive is None:
-            return ()
-        snapshot = alive.snapshot
-        return (*snapshot.listed, *snapshot.lingering, *snapshot.fallback, *snapshot.spare)
-
-    return subchannels
 
 
 def _place_of(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from meshlb.core.endpoint import EndpointSet
 from meshlb.core.resolver import Resolver
@@ -30,17 +30,47 @@ class Place(NamedTuple):
     fallback: Fallback
 
 
+class Hears(Protocol):
+    """A pool, as its resolution knows it."""
+
+    @property
+    def target(self) -> str: ...
+
+    def update(self, latest: EndpointSet, /) -> object: ...
+
+    def on_error(self, error: ResolveError, /) -> None: ...
+
+
+class OwnService:
+    """A pool's ear for the caller's own Service (``locality.own_service``). A failure changes nothing: it goes on with what it heard."""
+
+    def __init__(self, pool: Pool, target: str, place: Place) -> None:
+        self.target = target
+        self.place = place
+        self._pool = weakref.ref(pool)
+
+    def update(self, latest: EndpointSet, /) -> None:
+        pool = self._pool()
+        if pool is not None:
+            pool.on_own_endpoints(latest)
+
+    def on_error(self, error: ResolveError, /) -> None:
+        """Nothing."""
+
+
 class Resolution:
     """One target's resolver and the pools that listen to it, held weakly. Everything here runs on the discovery thread."""
 
     def __init__(self, resolver: Resolver) -> None:
         self.resolver = resolver
-        self._pools: list[weakref.ref[Pool]] = []  # not a WeakSet, which other threads' garbage collection changes while it is read
+        self._pools: list[
+            weakref.ref[Hears]
+        ] = []  # not a WeakSet, which other threads' garbage collection changes while it is read
         self._latest: EndpointSet | None = None
         self._error: ResolveError | None = None
         self._started = False
 
-    def attach(self, pool: Pool) -> None:
+    def attach(self, pool: Hears) -> None:
         """From now on the pool hears what this target's sources say, beginning with what is known already."""
         self._pools.append(weakref.ref(pool))
         if self._latest is not None:
@@ -63,7 +93,7 @@ class Resolution:
         self._error = error
         _tell_each(self._alive(), lambda pool: pool.on_error(error))
 
-    def attach_later(self, pool: Pool) -> Callable[[], None]:
+    def attach_later(self, pool: Hears) -> Callable[[], None]:
         """``attach`` for the discovery thread to call, if the pool still lives by then."""
         reference = weakref.ref(pool)
 
@@ -83,13 +113,13 @@ class Resolution:
     def forgotten(self) -> bool:
         return not self._alive()
 
-    def _alive(self) -> list[Pool]:
+    def _alive(self) -> list[Hears]:
         alive = [pool for reference in self._pools if (pool := reference()) is not None]
         self._pools = [weakref.ref(pool) for pool in alive]
         return alive
 
 
-def _tell_each(pools: Iterable[Pool], tell: Callable[[Pool], object]) -> None:
+def _tell_each(pools: Iterable[Hears], tell: Callable[[Hears], object]) -> None:
     """Each hears it, also after one of them (a policy of the user's own) has raised."""
     raised: Exception | None = None
     for pool in pools:

@@ -1,4 +1,4 @@
-"""Drawing by chance: one of n positions, in proportion to weights, outside of those already taken.
+"""Drawing by chance: one of n positions, in proportion to weights, outside of those already taken; and what an attempt weighs there.
 
 Equal weights take one ``random()`` and one multiplication. Unequal ones bisect their cumulative sums, which is O(log n) at C speed
 (0.1 us at 10,000) and, unlike an alias table, leaves positions out exactly: their intervals are skipped, so that no draw is ever
@@ -18,11 +18,35 @@ from meshlb.core.subchannel import Subchannel
 def relative_weights(subchannels: Sequence[Subchannel]) -> tuple[float, ...] | None:
     """The weights in a unit about as large as their mean, so that a load per weight is still a number of attempts; None if all are
     equal. The unit is a power of two, which keeps quotients exact: 1 attempt on weight 2 and 3 on weight 6 are the same load."""
-    weights = [sub.endpoint.weight for sub in subchannels]
+    weights = [sub.weight for sub in subchannels]
     if not weights or weights.count(weights[0]) == len(weights):
         return None
     unit = 2.0 ** (frexp(sum(weights) / len(weights))[1] - 1)
     return tuple([weight / unit for weight in weights])
+
+
+class Steps:
+    """What one more attempt adds to the load per weight of each position. Whoever is drawn later and is lighter than the first draw is
+    handicapped by the difference, so that loads are compared as they would be with the attempt added; ties, and so everything in an
+    idle pool, stay with the first draw. Immutable."""
+
+    __slots__ = ("_steps",)
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self._steps = tuple([1.0 / weight for weight in weights])
+
+    def added(self, loads: Sequence[float], positions: Sequence[int], attempt: float) -> list[float]:
+        """The loads at these positions, handicapped. ``attempt``: what it counts, 1 for a unary one."""
+        steps = self._steps
+        first = steps[positions[0]]
+        return [
+            load + (steps[at] - first) * attempt if steps[at] > first else load for load, at in zip(loads, positions, strict=True)
+        ]
+
+    def added_to_all(self, loads: Sequence[float], first: int, attempt: float) -> list[float]:
+        """The same for all positions."""
+        own = self._steps[first]
+        return [load + (step - own) * attempt if step > own else load for load, step in zip(loads, self._steps, strict=True)]
 
 
 class Draw:

@@ -4,7 +4,8 @@ Why a scan at all: what a process has in flight itself is exact and fresh, so sa
 always: a scan is O(n). 64 take about 2 us, written as whole-sequence operations of the interpreter; 10,000 would take 300.
 
 Ties are the rule (most counts are 0 most of the time) and are broken at random, in proportion to weight: an idle pool is shared
-exactly by weight, and callers do not all begin at the same endpoint. Loads are compared per weight.
+exactly by weight, and callers do not all begin at the same endpoint. Loads are compared per weight, and where weights differ a draw by
+weight comes first, which a lighter endpoint must beat with the attempt added (see sample.py).
 
 Spec: Envoy's LeastRequest with FULL_SCAN; gRFC A48 for choice_count: at least 2, and above 10 it is 10.
 Deviations: draws are distinct (A48 and Envoy draw with replacement). Envoy reads weights when it re-adds a host to its heap, hence
@@ -20,7 +21,7 @@ from operator import truediv
 from typing import ClassVar
 
 from meshlb.balance.config import PolicyConfig
-from meshlb.balance.draw import Draw, relative_weights
+from meshlb.balance.draw import Draw, Steps, relative_weights
 from meshlb.balance.few import FewPicker
 from meshlb.balance.sample import sample_picker
 from meshlb.core import validate
@@ -78,11 +79,12 @@ class LeastRequestPolicy:
 class ScanPicker:
     """n >= 2 subchannels, all looked at. Immutable; any thread."""
 
-    __slots__ = ("_draw", "_peers", "_penalties", "_position_of", "_streams", "_subchannels", "_unary", "_weights")
+    __slots__ = ("_draw", "_peers", "_penalties", "_position_of", "_steps", "_streams", "_subchannels", "_unary", "_weights")
 
     def __init__(self, subchannels: Sequence[Subchannel], rng: Rng, penalties: Penalties) -> None:
         self._subchannels = tuple(subchannels)
         self._weights = relative_weights(subchannels)
+        self._steps = Steps(self._weights) if self._weights is not None else None
         self._draw = Draw(len(subchannels), self._weights, rng.random)
         self._penalties = penalties
         self._peers = penalties.join(self._subchannels, self._weights)
@@ -101,6 +103,13 @@ class ScanPicker:
             self._penalise(loads, now_s)
         if info.exclude:
             self._put_last(loads, info.exclude)
+        if self._steps is not None:
+            first = self._first(info.exclude)
+            if loads[first] <= min(loads):
+                return self._subchannels[first]
+            loads = self._steps.added_to_all(loads, first, 1.0 if any(self._unary) else self._penalties.stream_weight)
+            if loads[first] <= min(loads):
+                return self._subchannels[first]
         least = min(loads)
         at = loads.index(least) if loads.count(least) == 1 else self._one_of_ties(loads, least)
         return self._subchannels[at]
@@ -113,10 +122,16 @@ class ScanPicker:
                 loads[at] += metric.load(now_s)
 
     def _put_last(self, loads: list[float], exclude: frozenset[Subchannel]) -> None:
-        avoided = [at for sub in exclude if (at := self._position_of.get(sub.metric)) is not None]
+        avoided = self._positions(exclude)
         if len(avoided) < len(loads):
             for at in avoided:
                 loads[at] = inf
+
+    def _first(self, exclude: frozenset[Subchannel]) -> int:
+        return self._draw.distinct(1, self._positions(exclude))[0] if exclude else self._draw.one()
+
+    def _positions(self, exclude: frozenset[Subchannel]) -> list[int]:
+        return sorted([at for sub in exclude if (at := self._position_of.get(sub.metric)) is not None])
 
     def _one_of_ties(self, loads: list[float], least: float) -> int:
         """Drawing until a tie is met is exact, and quick while ties are many; else they are listed."""

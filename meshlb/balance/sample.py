@@ -3,6 +3,11 @@
 The first is drawn in proportion to weight, each further one likewise from the rest, and loads are compared per weight. The earlier
 draw wins ties, so that an idle pool is shared exactly in proportion to weight, and equal endpoints equally.
 
+One attempt loads a light endpoint more than a heavy one, and that difference counts too (``Steps``): a new pod at a tenth of its weight
+is not the better choice merely because it has nothing in flight while all others have one attempt each. Comparing loads as they are
+gave it 1.5 to 1.8 times its share with two draws, and 6 times with a scan; so it is 0.7 to 1.3 times at any load (Envoy compares after
+adding one as well, which leaves an idle pool to the heaviest; here the first draw keeps it).
+
 Two draws are written out, since they are what nearly everybody uses: with equal weights one ``random()`` gives both positions
 (0.2 us at any n), with unequal ones the second draw skips the first one's interval (0.3 to 0.5 us). Streams and failure penalties
 (load/in_flight.py) are only looked at while there are some.
@@ -13,7 +18,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Sequence
 
-from meshlb.balance.draw import Draw, relative_weights
+from meshlb.balance.draw import Draw, Steps, relative_weights
 from meshlb.core.clock import Rng
 from meshlb.core.policy import Picker, PickInfo
 from meshlb.core.subchannel import Subchannel
@@ -40,6 +45,7 @@ class SamplePicker:
         "_penalised",
         "_penalties",
         "_position_of",
+        "_steps",
         "_stream_weight",
         "_subchannels",
         "_weights",
@@ -55,6 +61,7 @@ class SamplePicker:
     ) -> None:
         self._subchannels = tuple(subchannels)
         self._weights = weights
+        self._steps = Steps(weights) if weights is not None else None
         self._choice_count = choice_count
         self._draw = Draw(len(subchannels), weights, rng.random)
         self._penalties = penalties
@@ -67,13 +74,20 @@ class SamplePicker:
         draws = self._draw.distinct(self._choice_count, self._positions(info.exclude) if info.exclude else [])
         if self._penalised:
             self._penalties.turn(now_s)
-        loads = [self._load(at, now_s) for at in draws]
-        return self._subchannels[draws[loads.index(min(loads))]]
+        return self._subchannels[self._least(draws, now_s)]
 
     def _less_loaded(self, first: int, second: int, now_s: float) -> Subchannel:
         if self._penalised:
             self._penalties.turn(now_s)
-        return self._subchannels[second if self._load(second, now_s) < self._load(first, now_s) else first]
+        return self._subchannels[self._least((first, second), now_s)]
+
+    def _least(self, draws: Sequence[int], now_s: float) -> int:
+        """Which of these positions is the least loaded, if the first of them is where the attempt would go else."""
+        loads = [self._load(at, now_s) for at in draws]
+        if self._steps is not None:
+            unary = any(self._subchannels[at].unary for at in draws)
+            loads = self._steps.added(loads, draws, 1.0 if unary else self._stream_weight)
+        return draws[loads.index(min(loads))]
 
     def _load(self, at: int, now_s: float) -> float:
         subchannel = self._subchannels[at]
@@ -147,4 +161,7 @@ class WeightedPairPicker(SamplePicker):
         b = self._subchannels[second]
         if a.streams or b.streams or self._penalised:
             return self._less_loaded(first, second, now_s)
-        return b if len(b.unary) * weight < len(a.unary) * weights[second] else a
+        other = weights[second]
+        if other < weight:  # see Steps
+            return b if (len(b.unary) + 1) * weight < (len(a.unary) + 1) * other else a
+        return b if len(b.unary) * weight < len(a.unary) * other else a

@@ -21,7 +21,7 @@ from meshlb.cli.cluster import ClusterFlags, stock_channel, tell_stock_channel
 from meshlb.core import validate
 from meshlb.core.target import Target
 from meshlb.mesh import Mesh
-from meshlb.pool.describe import state_word
+from meshlb.pool.describe import state_words
 from meshlb.pool.snapshot import PoolSnapshot
 from meshlb.pool.view import View
 
@@ -167,7 +167,7 @@ class Followed:
 
 def _endpoints(snapshot: PoolSnapshot) -> dict[tuple[str, str], dict[str, Any]]:
     """By address and pod; the connections to the ClusterIP, which are renewed all the time, are one."""
-    usable, spare = set(snapshot.eligible), set(snapshot.spare)
+    word_of = state_words(snapshot)
     described: dict[tuple[str, str], dict[str, Any]] = {}
     for sub in (*snapshot.listed, *snapshot.spare, *snapshot.fallback):
         one = sub.endpoint
@@ -179,7 +179,7 @@ def _endpoints(snapshot: PoolSnapshot) -> dict[tuple[str, str], dict[str, Any]]:
             "node": one.node,
             "zone": one.locality.zone,
             "weight": one.weight,
-            "state": state_word(sub, usable=sub in usable, spare=sub in spare),
+            "state": word_of(sub),
         }
     return described
 

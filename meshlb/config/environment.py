@@ -20,7 +20,8 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from meshlb.balance.registry import POLICIES
 from meshlb.config.layers import NAMES, PARTS, SINGLE, Layer, layer_of
@@ -38,17 +39,24 @@ _log = logging.getLogger("meshlb.config")
 _warned: set[str] = set()
 
 
-def _known() -> Iterator[tuple[str, Any]]:
-    """Paths, parts before their fields, and a default that tells the type."""
-    yield from ((name, SINGLE.get(name)) for name in NAMES)
-    for name, part in PARTS.items():
-        yield from ((f"{name}.{field.name}", getattr(part(), field.name)) for field in fields(part))
-    for config in POLICIES.values():
-        yield from ((f"policy.{field.name}", getattr(config(), field.name)) for field in fields(config))
+def _known() -> Iterator[tuple[str, type]]:
+    """Paths, parts before their fields, and their types."""
+    yield from ((name, type(SINGLE.get(name))) for name in NAMES)
+    for name, part in (*PARTS.items(), *(("policy", config) for config in POLICIES.values())):
+        hints = get_type_hints(part)
+        yield from ((f"{name}.{field.name}", _plain(hints[field.name])) for field in fields(part))
 
 
-_DEFAULTS = dict(_known())
-_PATH_OF = {path.upper().replace(".", "_"): path for path in _DEFAULTS}
+def _plain(hint: Any) -> type:
+    """``float | None`` and ``tuple[str, ...]`` without what stands around them."""
+    if isinstance(hint, UnionType):
+        hint = next(one for one in get_args(hint) if one is not NoneType)
+    kind: type = get_origin(hint) or hint
+    return kind
+
+
+_TYPES = dict(_known())
+_PATH_OF = {path.upper().replace(".", "_"): path for path in _TYPES}
 
 
 def read(environ: Mapping[str, str], prefix: str) -> list[tuple[str | None, Layer]]:
@@ -78,23 +86,23 @@ def _layer(path: str, text: str) -> Layer:
     name, _, field = path.partition(".")
     if not field:
         return layer_of({name: _json(path, text) if name in PARTS and text.startswith("{") else text})
-    value = _value(path, text, _DEFAULTS[path])
+    value = _value(path, text, _TYPES[path])
     return {path: value} if name == "policy" else layer_of({name: {field: value}})
 
 
-def _value(path: str, text: str, default: Any) -> Any:
-    """Text as the type of the field's default; a time stays text, layers read it."""
-    if isinstance(default, bool):
+def _value(path: str, text: str, kind: type) -> Any:
+    """Text as the type of the field; a time stays text, layers read it."""
+    if kind is bool:
         if text.lower() not in _SWITCH:
             raise ConfigError(f"{path}={text!r}: must be one of {', '.join(_SWITCH)}")
         return _SWITCH[text.lower()]
-    if isinstance(default, tuple):
+    if kind is tuple:
         return _json(path, text) if text.startswith(("[", "{")) else tuple([word.strip() for word in text.split(",")])
-    if isinstance(default, int) or (isinstance(default, float) and not path.endswith("_s")):
+    if kind is int or (kind is float and not path.endswith("_s")):
         try:
-            return type(default)(text)
+            return kind(text)
         except ValueError:
-            raise ConfigError(f"{path}={text!r}: must be a {'whole ' if isinstance(default, int) else ''}number") from None
+            raise ConfigError(f"{path}={text!r}: must be a {'whole ' if kind is int else ''}number") from None
     return text
 
 

@@ -2,7 +2,8 @@
 
 Whoever may say something about meshlb (code, a file, variables, the operator) is one layer, and the configuration in force is the
 layers laid over one another, path by path. A policy is one value at one path, since what its fields mean depends on its name; a
-single field of it (``policy.choice_count``) may be laid over it, and is gone once a stronger layer names a policy.
+single field of it (``policy.choice_count``) may be laid over it, and is gone once a stronger layer names a policy. So are the figures
+of one mode of ``outlier`` or ``locality`` once a stronger layer names another.
 """
 
 from __future__ import annotations
@@ -16,12 +17,27 @@ from meshlb.balance.p2c import P2C
 from meshlb.balance.registry import policy_of
 from meshlb.core import validate
 from meshlb.errors import ConfigError
+from meshlb.health import locality, outlier
+from meshlb.health.locality import Locality
+from meshlb.health.outlier import Outlier
+from meshlb.health.slow_start import SlowStart
+from meshlb.limit.settings import Limits
+from meshlb.pool.connection_settings import Connection
 from meshlb.resolve.settings import Discovery, Fallback
 from meshlb.retry.settings import Retry
 
 Layer: TypeAlias = "dict[str, Any]"
 
-PARTS: Mapping[str, Any] = {"discovery": Discovery, "fallback": Fallback, "retry": Retry}
+PARTS: Mapping[str, Any] = {
+    "discovery": Discovery,
+    "fallback": Fallback,
+    "retry": Retry,
+    "outlier": Outlier,
+    "slow_start": SlowStart,
+    "locality": Locality,
+    "limits": Limits,
+    "connection": Connection,
+}
 # Those of one value, and their defaults.
 SINGLE: Mapping[str, Any] = {
     "policy": P2C(),
@@ -29,8 +45,18 @@ SINGLE: Mapping[str, Any] = {
     "connect_timeout_s": 3.0,
     "mass_removal_spare_s": 30.0,
 }
-NAMES = ("policy", "discovery", "fallback", "retry", "first_answer_timeout_s", "connect_timeout_s", "mass_removal_spare_s")
-_WORD_MEANS = {"discovery": "sources", "fallback": "enabled", "retry": "enabled"}
+NAMES = ("policy", *PARTS, *(name for name in SINGLE if name != "policy"))
+# The field of a part that its word sets.
+WORD_MEANS = {
+    "discovery": "sources",
+    "fallback": "enabled",
+    "retry": "enabled",
+    "outlier": "mode",
+    "slow_start": "window_s",
+    "locality": "mode",
+    "limits": "enabled",
+    "connection": "enabled",
+}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -49,15 +75,28 @@ def layer_of(settings: Mapping[str, Any]) -> Layer:
 
 
 def laid_over(weaker: Layer, stronger: Layer) -> Layer:
-    """The stronger's word where it has one; a policy that is named replaces the weaker one with all its fields."""
+    """The stronger's word where it has one; a policy that is named replaces the weaker one with all its fields, and a mode of ``outlier``
+    or ``locality`` those that it does not read."""
     if "policy" in stronger:
         weaker = {path: value for path, value in weaker.items() if not path.startswith("policy.")}
+    for part in ("outlier", "locality"):
+        mode = stronger.get(f"{part}.mode")
+        if mode is not None:
+            weaker = {path: value for path, value in weaker.items() if not (path.startswith(part) and means_nothing(path, mode))}
     return {**weaker, **stronger}
 
 
 def below(name: str, layer: Layer) -> dict[str, Any]:
     """What a layer says inside a part."""
     return {path.partition(".")[2]: value for path, value in layer.items() if path.startswith(f"{name}.")}
+
+
+def means_nothing(path: str, mode: Any) -> bool:
+    """Is it a figure of ``outlier`` or ``locality`` that this mode of it does not read?"""
+    part, _, field = path.partition(".")
+    if part == "locality":
+        return field != "mode" and mode not in locality.modes_that_read(field)
+    return part == "outlier" and field not in ("mode", "ignore_methods") and mode not in outlier.modes_that_read(field)
 
 
 def _paths(name: str, written: Any) -> Iterator[tuple[str, Any]]:
@@ -73,7 +112,7 @@ def _paths(name: str, written: Any) -> Iterator[tuple[str, Any]]:
     meant, default = part.of(written), part()
     for field in known:
         value = getattr(meant, field)
-        if value != getattr(default, field) or (isinstance(written, str) and field == _WORD_MEANS[name]):
+        if value != getattr(default, field) or (isinstance(written, str) and field == WORD_MEANS[name]):
             yield f"{name}.{field}", value
 
 

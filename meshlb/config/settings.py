@@ -16,10 +16,15 @@ from typing import Any
 
 from meshlb.balance.registry import PolicyConfig
 from meshlb.config import environment
-from meshlb.config.layers import PARTS, SINGLE, Layer, below, laid_over, layer_of
+from meshlb.config.layers import PARTS, SINGLE, WORD_MEANS, Layer, below, laid_over, layer_of, means_nothing
 from meshlb.config.mode import Mode
 from meshlb.core import validate
 from meshlb.errors import ConfigError
+from meshlb.health.locality import Locality
+from meshlb.health.outlier import MODES, Outlier
+from meshlb.health.slow_start import SlowStart
+from meshlb.limit.settings import Limits
+from meshlb.pool.connection_settings import Connection
 from meshlb.resolve.settings import Discovery, Fallback
 from meshlb.retry.settings import Retry
 
@@ -36,6 +41,15 @@ class Config:
     ``fallback``: what serves while no pod is known: ``clusterip`` (default), ``none``, or a dict of ``Fallback``'s fields.
     ``retry``: what is tried again (``Retry`` has the fields): ``on`` (default: only what certainly never left the client, until methods
     are declared idempotent or codes are named), ``off``, or a dict, ``{"idempotent": ["/shop.Orders/Get", "/shop.Carts/*"]}``.
+    ``outlier``: when an endpoint that fails is left alone for a while: ``on`` (default), ``off``, ``envoy`` or ``grpc`` (their rules and
+    defaults), or a dict of ``Outlier``'s fields.
+    ``slow_start``: whether an endpoint that became ready takes its share little by little: ``off`` (default), ``on``, or a dict of
+    ``SlowStart``'s fields.
+    ``locality``: whether the caller's zone comes first: ``off`` (default), ``prefer`` (until it is busier than the others), ``envoy`` (its
+    zone-aware routing), or a dict of ``Locality``'s fields.
+    ``limits``: how many calls at once: ``off`` (default), or a dict, ``{"max_in_flight": 100}``, of ``Limits``' fields.
+    ``connection``: how dead connections are found and old ones renewed: ``on`` (default), ``off`` (all as gRPC does), or a dict of
+    ``Connection``'s fields.
     ``first_answer_timeout_s``: how long a call without a deadline waits for discovery's first answer (default 5).
     ``connect_timeout_s``: how long it then waits for a connection (default 3).
     ``mass_removal_spare_s``: when more than half of a pool of four or more vanishes or stops being ready within a few seconds, how
@@ -43,13 +57,19 @@ class Config:
     the rules and their price).
 
     Times are seconds, a timedelta or text such as ``"250ms"``. Raises ConfigError with field, value and rule; for an unknown key,
-    with its path and the nearest valid one. ``dataclasses.replace`` gives a Config that was given every field.
+    with its path and the nearest valid one. ``dataclasses.replace`` gives a Config that was given every field; of parts, which it hands on as
+    objects, what differs from the defaults.
     """
 
     policy: PolicyConfig
     discovery: Discovery
     fallback: Fallback
     retry: Retry
+    outlier: Outlier
+    slow_start: SlowStart
+    locality: Locality
+    limits: Limits
+    connection: Connection
     first_answer_timeout_s: float
     connect_timeout_s: float
     mass_removal_spare_s: float
@@ -62,6 +82,11 @@ class Config:
         discovery: str | Mapping[str, object] | Discovery = _NOT_GIVEN,
         fallback: str | Mapping[str, object] | Fallback = _NOT_GIVEN,
         retry: str | Mapping[str, object] | Retry = _NOT_GIVEN,
+        outlier: str | Mapping[str, object] | Outlier = _NOT_GIVEN,
+        slow_start: str | Mapping[str, object] | SlowStart = _NOT_GIVEN,
+        locality: str | Mapping[str, object] | Locality = _NOT_GIVEN,
+        limits: str | Mapping[str, object] | Limits = _NOT_GIVEN,
+        connection: str | Mapping[str, object] | Connection = _NOT_GIVEN,
         first_answer_timeout_s: float | timedelta | str = _NOT_GIVEN,
         connect_timeout_s: float | timedelta | str = _NOT_GIVEN,
         mass_removal_spare_s: float | timedelta | str = _NOT_GIVEN,
@@ -71,6 +96,11 @@ class Config:
             "discovery": discovery,
             "fallback": fallback,
             "retry": retry,
+            "outlier": outlier,
+            "slow_start": slow_start,
+            "locality": locality,
+            "limits": limits,
+            "connection": connection,
             "first_answer_timeout_s": first_answer_timeout_s,
             "connect_timeout_s": connect_timeout_s,
             "mass_removal_spare_s": mass_removal_spare_s,
@@ -94,9 +124,8 @@ class Config:
         plain: dict[str, Any] = {"policy": self.policy.to_dict()}
         for name in PARTS:
             part = getattr(self, name)
-            values = (
-                part.to_dict() if isinstance(part, Retry) else {known.name: getattr(part, known.name) for known in fields(part)}
-            )
+            own = getattr(part, "to_dict", None)
+            values = own() if own is not None else {known.name: getattr(part, known.name) for known in fields(part)}
             plain[name] = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         return {**plain, **{name: getattr(self, name) for name in SINGLE if name != "policy"}}
 
@@ -144,19 +173,23 @@ def resolve_config(code: Config | None, environ: Mapping[str, str], *, policy: A
         (None, code.to_layer() if code is not None else {}),
         *environment.read(environ, environment.FORCE_PREFIX),
     ]
-    return _in_force(said), Mode.parse(environ.get(environment.MODE, ""))
+    return _in_force(said, last=True), Mode.parse(environ.get(environment.MODE, ""))
 
 
-def _in_force(said: Iterable[tuple[str | None, Layer]]) -> Config:
-    """``said``: weakest first, each with the variable that says it (None: not a variable)."""
+def _in_force(said: Iterable[tuple[str | None, Layer]], *, last: bool = False) -> Config:
+    """``said``: weakest first, each with the variable that says it (None: not a variable); ``last``: nothing will be laid over it."""
     together: Layer = {}
     variable_of: dict[str, str | None] = {}
     for variable, layer in said:
         together = laid_over(together, layer)
         variable_of.update(dict.fromkeys(layer, variable))
     _leave_other_policies(together, variable_of)
+    _leave_what_means_nothing(together, variable_of)
     try:
-        return Config._of(together)
+        config = Config._of(together)
+        if last:
+            config.locality.check_complete()
+        return config
     except ConfigError as error:  # its message begins with the path
         path = max((path for path in variable_of if str(error).startswith(path)), key=len, default="")
         variable = variable_of.get(path)
@@ -174,4 +207,21 @@ def _leave_other_policies(layer: Layer, variable_of: Mapping[str, str | None]) -
         variable = variable_of.get(path)
         if variable is not None:
             environment.warn_once(f"{variable} has no meaning for the policy {policy.name}, which goes on without it")
+            del layer[path]
+
+
+def _leave_what_means_nothing(layer: Layer, variable_of: Mapping[str, str | None]) -> None:
+    """Nor does it take those down that have another mode of ``outlier`` (unless a variable said that, too), or no zones or slow start."""
+    mode = layer.get("outlier.mode", Outlier().mode)
+    has_other_rules = mode in MODES and mode != "off" and variable_of.get("outlier.mode") is None
+    for path in list(layer):
+        part, variable = path.partition(".")[0], variable_of.get(path)
+        if part in ("locality", "slow_start"):
+            said = layer.get(f"{part}.{WORD_MEANS[part]}")
+            idle = said is None or (part == "locality" and said in ("prefer", "envoy") and means_nothing(path, said))
+        else:
+            idle = has_other_rules and means_nothing(path, mode)
+        if idle and variable is not None:
+            where = f"outlier={mode}" if part == "outlier" else f"channels without {part}"
+            environment.warn_once(f"{variable} has no meaning for {where}, and is left aside there")
             del layer[path]

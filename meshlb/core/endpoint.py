@@ -159,7 +159,7 @@ def _common(one: tuple[Endpoint, ...], other: tuple[Endpoint, ...]) -> int:
     longest, at = min(len(one), len(other)), 0
     while at < longest and one[at : at + _PIECE] == other[at : at + _PIECE]:
         at += _PIECE
-    while at < longest and one[at] == other[at]:
+    while at < longest and (one[at] is other[at] or one[at] == other[at]):
         at += 1
     return min(at, longest)
 

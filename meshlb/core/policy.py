@@ -19,7 +19,9 @@ from meshlb.core.subchannel import Subchannel
 
 
 class LoadMetric(Protocol):
-    """How loaded one endpoint is; lower is better. ``load`` is a pure read: it projects decay and stores nothing."""
+    """How loaded one endpoint is; lower is better. ``load`` is a pure read: it projects decay and stores nothing. ``forgive``: the endpoint
+    was ejected and has proved itself, so what it is blamed for counts no more.
+    """
 
     def on_start(self, now_s: float, /) -> None: ...
 
@@ -27,15 +29,27 @@ class LoadMetric(Protocol):
 
     def load(self, now_s: float, /) -> float: ...
 
+    def forgive(self) -> None: ...
+
 
 class PickInfo:
-    """What a pick may depend on: the full method name (``/shop.Orders/Get``) and subchannels to avoid while others are there."""
+    """What a pick may depend on: the full method name (``/shop.Orders/Get``), subchannels to avoid while others are there, whether
+    an attempt that fails may be followed by another (``replays``), so that it can be risked, and whether how it ends counts for ejection
+    (``judged``)."""
 
-    __slots__ = ("exclude", "method")
+    __slots__ = ("exclude", "judged", "method", "replays")
 
-    def __init__(self, method: str = "", exclude: frozenset[Subchannel] = frozenset()) -> None:
+    def __init__(
+        self, method: str = "", exclude: frozenset[Subchannel] = frozenset(), *, replays: bool = False, judged: bool = True
+    ) -> None:
         self.method = method
         self.exclude = exclude
+        self.replays = replays
+        self.judged = judged
+
+    def avoiding(self, exclude: frozenset[Subchannel]) -> PickInfo:
+        """The same for a pick that avoids these."""
+        return PickInfo(self.method, exclude, replays=self.replays, judged=self.judged)
 
 
 class Picker(Protocol):

@@ -19,12 +19,26 @@ if TYPE_CHECKING:
 class Subchannel:
     """What a pool remembers of one endpoint for as long as discovery knows it; shared by every view of the pool.
 
-    ``endpoint``, ``removed`` and ``fallback`` are written under the pool's lock, by single stores; reading needs no lock.
-    ``started`` and ``failed`` are totals for ``status()``: plain integers that may lose an update under threads, never used to
-    decide.
+    ``endpoint``, ``removed``, ``fallback``, ``watched`` and ``warmth`` are written under the pool's lock, by single stores; reading needs
+    no lock. ``started``, ``succeeded`` and ``failed`` are totals: plain integers that may lose an update under threads, so what is decided
+    by them must stand an error of a few. How an attempt ended is counted only if it is ``judged``.
     """
 
-    __slots__ = ("__weakref__", "created_s", "endpoint", "failed", "fallback", "metric", "removed", "started", "streams", "unary")
+    __slots__ = (
+        "__weakref__",
+        "created_s",
+        "endpoint",
+        "failed",
+        "fallback",
+        "metric",
+        "removed",
+        "started",
+        "streams",
+        "succeeded",
+        "unary",
+        "warmth",
+        "watched",
+    )
 
     def __init__(self, endpoint: Endpoint, metric: LoadMetric, created_s: float = 0.0) -> None:
         self.endpoint = endpoint
@@ -34,8 +48,16 @@ class Subchannel:
         self.streams: set[Attempt] = set()
         self.removed = False  # discovery no longer lists it: draining, no new attempts
         self.fallback = False  # the ClusterIP's: whoever needs it has waited long enough, so it is connected at once
+        self.watched = False  # ``health`` wants to hear how each attempt ends, not of failures alone
+        self.warmth = 1.0  # slow start's factor on the weight, in (0, 1]
         self.started = 0
+        self.succeeded = 0
         self.failed = 0
+
+    @property
+    def weight(self) -> float:
+        """What it can bear beside the others, now."""
+        return self.endpoint.weight * self.warmth
 
     @property
     def in_flight(self) -> int:
@@ -48,14 +70,16 @@ class Subchannel:
 
 
 class Attempt:
-    """One try of a call on one subchannel; ended once, a second end is ignored. ``live`` is the set that counts it.
+    """One try of a call on one subchannel; ended once, a second end is ignored. ``live`` is the set that counts it; ``judged``: how it ends
+    counts for ejection.
 
-    Made empty and filled by whoever counts it (see ``View.begin``): three stores are a tenth of a begin and end cheaper than a
+    Made empty and filled by whoever counts it (see ``View.begin``): four stores are a tenth of a begin and end cheaper than a
     call of ``__init__``.
     """
 
-    __slots__ = ("live", "started_s", "subchannel")
+    __slots__ = ("judged", "live", "started_s", "subchannel")
 
+    judged: bool
     live: set[Attempt]
     started_s: float
     subchannel: Subchannel

@@ -180,6 +180,12 @@ class InFlight:
             left = max(left, (peers_load + HELD_TURNS * attempt) * (1.0 - passed_s / standing_out_s))
         return left if left > 0.0 else 0.0
 
+    def forgive(self) -> None:
+        """No penalty is left, and no failure is remembered: who came back from an ejection has proved itself, and two owners of one
+        absence would add up."""
+        self._failing = 0.0
+        self._penalty = None
+
     def __repr__(self) -> str:
         return f"<InFlight failing={self.failing_ratio:.2f} penalty={self._penalty}>"
 
@@ -202,3 +208,6 @@ class LiveOnly:
     def load(self, now_s: float, /) -> float:
         """Always 0."""
         return 0.0
+
+    def forgive(self) -> None:
+        """Nothing."""

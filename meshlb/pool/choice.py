@@ -6,6 +6,9 @@ else the spare's (endpoints lost with most of the pool, see leavers.py); else no
 endpoint gets no call before it is connected while another is ready, one that cannot be connected gets none, and the ClusterIP's
 connections are given up only when a pod's has taken over.
 
+An endpoint that ``health`` ejected gets none but its probes while another of the eligible is ready. Where there is no other, ejection
+steps back: it takes calls as if it were not ejected, before the fallback does.
+
 An endpoint that is *unverified* (``EndpointSet.unverified``) counts as itself only while it stays connected, since nobody else can
 have its connection. Without one, or with a later one, it is *doubted* until a source confirms it: its address may be another pod's by
 now, so it takes traffic only after everybody above. The fallback is connected at once when only doubted ones are ready, and they wait
@@ -46,6 +49,7 @@ class Choice:
         self.candidates: tuple[Subchannel, ...] = ()
         self.usable: tuple[Subchannel, ...] = ()  # the wanted ones without those that merely keep their connection
         self.wanted: tuple[Subchannel, ...] = ()
+        self.probes: tuple[Subchannel, ...] = ()  # ejected and READY, each due for one call
         self.on_fallback = False
         self.on_spare = False
         self._fallback_after_s = fallback_after_s
@@ -102,6 +106,12 @@ class Choice:
         spare = tuple(filter(is_ready, snapshot.spare))
         self.on_spare = self._hoping = False
         self.candidates = trusted or self._last_resorts(now_s, spare, ready)
+        self.probes = ()
+        if snapshot.ejected and trusted:
+            fit = tuple([sub for sub in trusted if sub not in snapshot.ejected])
+            if fit:
+                self.candidates = fit
+                self.probes = tuple([sub for sub in snapshot.probing if sub in self.ready and sub not in self.doubted])
         eligible = snapshot.eligible
         if trusted and self._given_up:
             eligible = tuple([sub for sub in eligible if sub not in self._given_up])
@@ -127,7 +137,7 @@ class Choice:
 
     def shut(self) -> None:
         """Nobody takes traffic any more, and no connection is wanted."""
-        self.usable = self.wanted = self.candidates = ()
+        self.usable = self.wanted = self.candidates = self.probes = ()
         self.on_fallback = self.on_spare = False
 
     def _forget(self, sub: Subchannel) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from meshlb.core.connectivity import Connectivity
@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from meshlb.pool.view import View
 
 
-def describe(snapshot: PoolSnapshot, views: Sequence[View], now_s: float) -> dict[str, Any]:
-    """Where it is from and how old, every endpoint with its state and why. A spare that is listed yet stands in two lists."""
+def describe(
+    snapshot: PoolSnapshot, views: Sequence[View], more_of: Callable[[Subchannel, float], dict[str, Any]], now_s: float
+) -> dict[str, Any]:
+    """Where it is from and how old, every endpoint with its state and why. A spare that is listed yet stands in two lists.
+    ``more_of``: what else there is to say of one."""
     latest = snapshot.latest
-    usable, spare = set(snapshot.eligible), set(snapshot.spare)
+    word_of = state_words(snapshot)
 
     def described(subchannels: Iterable[Subchannel]) -> list[dict[str, Any]]:
-        return [_describe_one(sub, now_s, state_word(sub, usable=sub in usable, spare=sub in spare), views) for sub in subchannels]
+        return [{**_describe_one(sub, now_s, word_of(sub), views), **more_of(sub, now_s)} for sub in subchannels]
 
     return {
         "source": snapshot.source,
@@ -53,16 +56,23 @@ def explain(snapshot: PoolSnapshot, picking_from: int, on_spare: bool, wanted: I
     return f"{known}, none connected: {said}{note}"
 
 
-def state_word(sub: Subchannel, *, usable: bool, spare: bool) -> str:
+def state_words(snapshot: PoolSnapshot) -> Callable[[Subchannel], str]:
     """What becomes of an endpoint's calls, in a word or a few: ``status()`` and ``meshlb watch`` say the same."""
-    endpoint = sub.endpoint
-    if sub.fallback:
-        return "fallback"
-    if usable:
-        return "usable, though terminating" if endpoint.terminating else "usable"
-    if spare:
-        return "spare"
-    return "terminating" if endpoint.terminating else "for callers elsewhere" if endpoint.ready else "not ready"
+    usable, spare, ejected = set(snapshot.eligible), set(snapshot.spare), snapshot.ejected
+
+    def word_of(sub: Subchannel) -> str:
+        endpoint = sub.endpoint
+        if sub.fallback:
+            return "fallback"
+        if sub in ejected:
+            return "ejected"
+        if sub in usable:
+            return "usable, though terminating" if endpoint.terminating else "usable"
+        if sub in spare:
+            return "spare"
+        return "terminating" if endpoint.terminating else "for callers elsewhere" if endpoint.ready else "not ready"
+
+    return word_of
 
 
 def _describe_one(sub: Subchannel, now_s: float, state: str, views: Sequence[View]) -> dict[str, Any]:
@@ -76,9 +86,11 @@ def _describe_one(sub: Subchannel, now_s: float, state: str, views: Sequence[Vie
         "state": state,
         "age_s": round(now_s - sub.created_s, 3),
         "connections": [view.state_of(sub).value for view in views],
+        "links": [view.describe_connection(sub) for view in views],
         "in_flight": len(sub.unary),
         "streams": len(sub.streams),
         "load": round(len(sub.unary) + sub.metric.load(now_s), 3),
         "started": sub.started,
+        "succeeded": sub.succeeded,
         "failed": sub.failed,
     }

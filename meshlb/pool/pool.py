@@ -1,8 +1,8 @@
 """One pool a target and balancing configuration: it reconciles, keeps what must survive, and tells its views.
 
 Threads: ``update``, ``on_error`` and ``tick`` come from the discovery thread, ``view`` and ``describe`` from any. Everything that
-changes does so under ``_lock``; requests take it only when they find an endpoint unreachable (see view.py). Views are held
-weakly: a channel that its user forgot takes its view along.
+changes does so under ``_lock``; requests take it only when they find an endpoint unreachable, and when they fail if it is free (see
+view.py, ``heard``). Views are held weakly: a channel that its user forgot takes its view along.
 
 Order of an update, so that a drained connection may be closed: new pickers first, then ``removed`` is set, then the listeners
 hear. An attempt that an old picker started is seen either by the drain (it is in the live set) or by ``begin``, which sees
@@ -10,35 +10,40 @@ hear. An attempt that an old picker started is seen either by the drain (it is i
 
 A listener that raises harms nobody else: all views are told first, then ``on_listener_error`` hears of it.
 
-Who is not listed any more, or not eligible, is remembered for a while: leavers.py has the rules.
+Whom it knows is the roster's (roster.py), how it picks the balancer's (balancer.py).
 """
 
 from __future__ import annotations
 
 import logging
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from operator import attrgetter
 from typing import Any
 
 from meshlb.core.clock import Clock, Lock, Rng
-from meshlb.core.endpoint import EndpointSet
-from meshlb.core.policy import Policy
+from meshlb.core.endpoint import NO_PLACE, EndpointSet
+from meshlb.core.outcome import Outcome
+from meshlb.core.policy import Picker, Policy
 from meshlb.core.subchannel import Subchannel
 from meshlb.errors import ResolveError
-from meshlb.health.selection import eligible
+from meshlb.health.locality import Locality
+from meshlb.health.outlier import Outlier
+from meshlb.health.slow_start import SlowStart
+from meshlb.limit.gate import Gate
 from meshlb.pool.alarm import Alarm
+from meshlb.pool.balancer import Balancer
 from meshlb.pool.describe import describe
-from meshlb.pool.leavers import Leavers, MassRemoval
-from meshlb.pool.reconcile import Plan, reconcile
+from meshlb.pool.leavers import MassRemoval
+from meshlb.pool.limited_view import LimitedView
+from meshlb.pool.roster import Roster
 from meshlb.pool.snapshot import Change, PoolSnapshot
 from meshlb.pool.view import View, ViewListener
 
 WARN_S = 60.0  # between two warnings of one pool: a partition that comes and goes is one thing to know
 
 _log = logging.getLogger("meshlb.pool")
-_endpoint_of = attrgetter("endpoint")
 
 
 class Pool:
@@ -56,6 +61,10 @@ class Pool:
         resolve_now: Callable[[], None] = lambda: None,
         fallback_after_s: float = 1.0,
         mass_removal_spare_s: float = 30.0,
+        outlier: Outlier = Outlier(mode="off"),  # noqa: B008 - immutable
+        slow_start: SlowStart = SlowStart(),  # noqa: B008
+        locality: Locality = Locality(),  # noqa: B008
+        max_in_flight: int = 0,
         on_listener_error: Callable[[Exception], None] | None = None,
     ) -> None:
         """``wake(d)`` asks for a ``tick()`` in d seconds, ``resolve_now()`` for a fresh look at the sources (a hint: something could
@@ -63,10 +72,12 @@ class Pool:
 
         ``mass_removal_spare_s``: how long those stay connected that were lost with most of the pool, 0: no longer than others.
 
+        ``outlier``, ``slow_start`` and ``locality`` are off unless they say otherwise. ``max_in_flight``: how many live attempts one endpoint
+        may have, 0: any number.
+
         ``on_listener_error`` hears, in any thread, what a view's listener raised; without one it is raised to whoever caused it.
         """
         self.target = target
-        self.policy = policy
         self.fallback_after_s = fallback_after_s
         self.snapshot = PoolSnapshot()
         self.resolve_now = resolve_now
@@ -74,13 +85,17 @@ class Pool:
         self._on_listener_error = on_listener_error
         self._clock = clock
         self._rng = rng
+        self._new_lock = new_lock
         self._lock = new_lock()
         # Not a WeakSet: its callbacks may run in one thread while another iterates.
         self._views: list[weakref.ref[View]] = []
-        self._leavers = Leavers(mass_removal_spare_s)
+        self.balancer = Balancer(
+            target, policy, rng, outlier=outlier, slow_start=slow_start, locality=locality, max_in_flight=max_in_flight
+        )
+        self._news: deque[tuple[Subchannel, Outcome, float, float]] = deque()  # attempts that ended and were not considered yet
+        self._roster = Roster(policy.new_metric, mass_removal_spare_s)
         self._alarm = Alarm()
-        self._by_endpoint: dict[int, Subchannel] = {}  # all that are known, by the id of their endpoint
-        self._ending: tuple[Subchannel, ...] = ()  # serve while they terminate, and are not the last resort
+        self._woken = False  # a tick was asked for, to consider them
         self._warned_s = float("-inf")
         self.over = False  # see ``end_waiting``
 
@@ -90,27 +105,15 @@ class Pool:
         """Take over a whole new truth. Survivors keep their record; views learn of it after the lock is released. O(n)."""
         now_s = self._clock.now_s()
         with self._lock:
-            old, count, leavers = self.snapshot, len(latest.endpoints), self._leavers
-            forgotten = self._expire_locked(now_s)
-            vanished = leavers.vanished
-            # Together, because the ClusterIP's connections move from endpoints to fallback when the pods become known.
-            plan = reconcile(old.listed + old.fallback + vanished, latest.endpoints + latest.fallback, self._by_endpoint)
-            placed, created = self._carry_out(plan, now_s)
-            listed, fallback = placed[:count], placed[count:]
-            _mark_fallback(old.fallback, fallback)
-            replaced = _replaced(plan.removed, created)
-            self._drop_endpoints(replaced)
-            seen = self._sort_out(listed, fallback, latest, plan.removed, replaced, now_s)
-            views = self._arrange_locked([*forgotten, *replaced], rebuild=True)
-            due_s = leavers.due_s()
-            if due_s is not None:
-                self.wake_locked(due_s, now_s)
+            update = self._roster.update(latest, now_s)
+            self._consider_locked()
+            self.balancer.know(self._roster.snapshot.eligible, now_s)
+            views = self._arrange_locked(update.forgotten, rebuild=True)
+            self._wake_when_due_locked(self._roster.leavers.due_s(), now_s)
         self.tell(views)
-        if seen is not None:
-            self._warn(seen, latest.source, now_s)
-        gone, known = set(plan.removed), set(vanished)
-        back = tuple([sub for sub in vanished if sub not in gone])
-        return Change(created + back, tuple([sub for sub in plan.removed if sub not in known]))
+        if update.mass_removal is not None:
+            self._warn(update.mass_removal, latest.source, now_s)
+        return update.change
 
     def on_endpoints(self, latest: EndpointSet) -> None:
         """``Listener``: see ``update``."""
@@ -119,10 +122,16 @@ class Pool:
     def on_error(self, error: ResolveError) -> None:
         """``Listener``: a failure never changes what is known; it explains why nothing is, if nothing is."""
         with self._lock:
-            self.snapshot = replace(self.snapshot, error=error)
+            self.snapshot = self._roster.snapshot = replace(self.snapshot, error=error)
             views = self._live_views() if self.snapshot.latest is None else []
             for view in views:
                 view.refresh_locked(self.snapshot)
+        self.tell(views)
+
+    def on_own_endpoints(self, latest: EndpointSet) -> None:
+        """What is known of the caller's own Service, whose zones ``Localities`` may need."""
+        with self._lock:
+            views = self._arrange_locked((), rebuild=True) if self.balancer.on_own_endpoints(latest) else []
         self.tell(views)
 
     def tick(self) -> float | None:
@@ -131,11 +140,14 @@ class Pool:
         with self._lock:
             now_s = self._clock.now_s()
             self._alarm.rang(now_s)
-            forgotten = self._expire_locked(now_s)
-            changed = dict.fromkeys(self._arrange_locked(forgotten))
+            self._woken = False
+            forgotten = self._roster.expire(now_s)
+            self._consider_locked()
+            reweighted = self.balancer.tick(now_s)
+            changed = dict.fromkeys(self._arrange_locked(forgotten, rebuild=reweighted))
             views = self._live_views()
             changed.update(dict.fromkeys([view for view in views if view.tick_locked(now_s)]))
-            due_s = [view.due_s() for view in views] + [self._leavers.due_s()]
+            due_s = [view.due_s() for view in views] + [self._roster.leavers.due_s(), self.balancer.due_s()]
             next_s = min((one_s for one_s in due_s if one_s is not None), default=None)
             again_s = next_s - now_s if next_s is not None and self._alarm.ask(next_s) else None
         self.tell(changed)
@@ -145,7 +157,7 @@ class Pool:
 
     def view(self, listener: ViewListener) -> View:
         """A new view for one transport and event loop; the caller keeps it alive, the pool does not."""
-        view = View(self, listener, clock=self._clock, rng=self._rng, lock=self._lock)
+        view = self._new_view(listener)
         with self._lock:
             self._views.append(weakref.ref(view))
             view.refresh_locked(self.snapshot)
@@ -157,9 +169,9 @@ class Pool:
             views = self._live_views()
         return {
             "target": self.target,
-            "policy": self.policy.name,
-            "mass_removals": self._leavers.mass_removals,
-            **describe(self.snapshot, views, self._clock.now_s()),
+            "mass_removals": self._roster.leavers.mass_removals,
+            **self.balancer.describe(),
+            **describe(self.snapshot, views, self.balancer.describe_one, self._clock.now_s()),
         }
 
     def end_waiting(self) -> None:
@@ -171,6 +183,47 @@ class Pool:
         self.tell(views)
 
     # --- views speak ------------------------------------------------------------------------------------------------------
+
+    @property
+    def policy(self) -> Policy:
+        return self.balancer.policy
+
+    def heard(self, subchannel: Subchannel, outcome: Outcome, started_s: float) -> None:
+        """An attempt ended that may eject its endpoint, or bring it back. From any thread; waits for nobody: where the lock is taken,
+        the discovery thread considers it in a moment."""
+        if self.balancer.ejector is None:
+            return
+        self._news.append((subchannel, outcome, started_s, self._clock.now_s()))
+        while self._news:
+            if not self._lock.acquire(False):
+                if not self._woken:
+                    self._woken = True
+                    self._wake(0.0)
+                return
+            views: list[View] = []
+            try:
+                now_s = self._clock.now_s()
+                views = self._arrange_locked(()) if self._consider_locked() else []
+                self._wake_when_due_locked(None, now_s)
+            except Exception as error:  # a policy of the user's own raised: the call that ended here did nothing wrong
+                if self._on_listener_error is None:
+                    raise
+                self._on_listener_error(error)
+            finally:
+                self._lock.release()
+            self.tell(views)
+
+    def knock(self) -> None:
+        """An attempt ended where endpoints are limited: the first of each line looks whether there is room now. Any thread, no lock."""
+        for ref in tuple(self._views):
+            view = ref()
+            if isinstance(view, LimitedView):
+                view.line.knock()
+
+    def new_picker(self, candidates: Sequence[Subchannel], probes: Sequence[Subchannel]) -> Picker:
+        """Under the lock; n >= 1 candidates."""
+        latest = self.snapshot.latest
+        return self.balancer.new_picker(candidates, probes, latest.place if latest is not None else NO_PLACE, self._rng)
 
     def tell(self, views: Iterable[View]) -> None:
         """Let the listeners of these views hear that something changed; not under the lock."""
@@ -193,70 +246,30 @@ class Pool:
 
     # --- inside -----------------------------------------------------------------------------------------------------------
 
-    def _carry_out(self, plan: Plan, now_s: float) -> tuple[tuple[Subchannel, ...], tuple[Subchannel, ...]]:
-        """The subchannels in the order of the plan, and those of them that are new."""
-        placed, created, by_endpoint = list(plan.survivors), [], self._by_endpoint
-        for position in plan.described:
-            survivor = placed[position]
-            if survivor is not None:
-                by_endpoint.pop(id(survivor.endpoint), None)
-        for position, endpoint in plan.described.items():
-            sub = placed[position]
-            if sub is None:
-                placed[position] = sub = Subchannel(endpoint, self.policy.new_metric(now_s), now_s)
-                created.append(sub)
-            sub.endpoint = endpoint
-            by_endpoint[id(endpoint)] = sub
-        return tuple(placed), tuple(created)  # type: ignore[arg-type]  # each position without a survivor is described
-
-    def _sort_out(
-        self,
-        listed: tuple[Subchannel, ...],
-        fallback: tuple[Subchannel, ...],
-        latest: EndpointSet,
-        removed: Sequence[Subchannel],
-        replaced: set[Subchannel],
-        now_s: float,
-    ) -> MassRemoval | None:
-        """A new snapshot: who may be used, and who left."""
-        old = self.snapshot
-        chosen = eligible(map(_endpoint_of, listed), latest.place, latest.local_only)
-        usable = listed
-        ending: tuple[Subchannel, ...] = ()
-        if len(chosen) < len(listed):
-            usable = tuple(map(self._by_endpoint.__getitem__, map(id, chosen)))
-        known = set(usable)
-        if len(usable) < len(listed):
-            ending = tuple([sub for sub in listed if sub not in known and sub.endpoint.serving and sub.endpoint.terminating])
-        self._ending = ending
-        self.snapshot = PoolSnapshot(listed, usable, (), fallback, (), latest, now_s)
-        known.update(fallback)
-        unlisted = [sub for sub in removed if sub not in replaced]
-        return self._leavers.update(now_s, old.eligible, known, unlisted, replaced)
-
     def _arrange_locked(self, forgotten: Sequence[Subchannel], *, rebuild: bool = False) -> list[View]:
         """Who is kept besides the listed; the views that have to be told. Pickers first, then ``removed``."""
-        leavers, old = self._leavers, self.snapshot
-        lingering, spare = tuple(dict.fromkeys((*self._ending, *leavers.resting))), leavers.spare
-        if not rebuild and not forgotten and lingering == old.lingering and spare == old.spare:
+        news = self._roster.settle(self.balancer.ejected, self.balancer.probing)
+        if not news and not rebuild and not forgotten:
             return []
-        self.snapshot = replace(old, lingering=lingering, spare=spare)
+        self.snapshot = self._roster.snapshot
         views = self._live_views()
         for view in views:
             view.refresh_locked(self.snapshot, forgotten, rebuild=rebuild)
-        for gone in (*forgotten, *leavers.let_go):
+        for gone in (*forgotten, *self._roster.leavers.let_go):
             gone.removed = True
         return views
 
-    def _expire_locked(self, now_s: float) -> list[Subchannel]:
-        forgotten = self._leavers.expire(now_s)
-        self._drop_endpoints(forgotten)
-        return forgotten
+    def _consider_locked(self) -> bool:
+        """Whatever ended meanwhile; True if it changed anything."""
+        changed = False
+        while self._news:
+            changed = self.balancer.heard(*self._news.popleft()) or changed
+        return changed
 
-    def _drop_endpoints(self, forgotten: Iterable[Subchannel]) -> None:
-        """Before anything is looked up again: an id may be another object's by then, and the same object another's endpoint."""
-        for gone in forgotten:
-            self._by_endpoint.pop(id(gone.endpoint), None)
+    def _wake_when_due_locked(self, due_s: float | None, now_s: float) -> None:
+        for one_s in (due_s, self.balancer.due_s()):
+            if one_s is not None:
+                self.wake_locked(one_s, now_s)
 
     def _warn(self, seen: MassRemoval, source: str, now_s: float) -> None:
         if now_s < self._warned_s + WARN_S:
@@ -270,8 +283,15 @@ class Pool:
             seen.unlisted,
             seen.unready,
             source,
-            self._leavers.spare_s,
+            self._roster.leavers.spare_s,
         )
+
+    def _new_view(self, listener: ViewListener) -> View:
+        limit = self.balancer.max_in_flight
+        if not limit:
+            return View(self, listener, clock=self._clock, rng=self._rng, lock=self._lock)
+        line = Gate(1, self._new_lock())
+        return LimitedView(self, listener, clock=self._clock, rng=self._rng, lock=self._lock, line=line, max_in_flight=limit)
 
     def _live_views(self) -> list[View]:
         views = [view for ref in self._views if (view := ref()) is not None and not view.closed]
@@ -285,19 +305,3 @@ class Pool:
             f"<Pool {self.target} {self.policy.name} source={snapshot.source} "
             f"endpoints={len(snapshot.listed)} eligible={len(snapshot.eligible)} fallback={len(snapshot.fallback)}>"
         )
-
-
-def _replaced(removed: Sequence[Subchannel], created: Sequence[Subchannel]) -> set[Subchannel]:
-    """Those at whose address another pod is now."""
-    if not removed or not created:
-        return set()
-    taken = {(sub.endpoint.host, sub.endpoint.port) for sub in created}
-    return {sub for sub in removed if (sub.endpoint.host, sub.endpoint.port) in taken}
-
-
-def _mark_fallback(before: Sequence[Subchannel], after: Sequence[Subchannel]) -> None:
-    for sub in before:
-        if sub not in after:
-            sub.fallback = False
-    for sub in after:
-        sub.fallback = True

@@ -17,6 +17,8 @@ class PoolSnapshot:
     and those that were eligible until a moment ago. ``spare``: those lost with most of the pool, which may take what nobody else
     can (leavers.py has both); not all of them are listed.
 
+    ``ejected`` are those of the eligible that ``health`` takes out for now; of them, each of ``probing`` may have one request.
+
     ``latest`` is None until the first answer. ``error`` is the resolver's last failure; it matters only while nothing is known.
     """
 
@@ -25,6 +27,8 @@ class PoolSnapshot:
     lingering: tuple[Subchannel, ...] = ()
     fallback: tuple[Subchannel, ...] = ()
     spare: tuple[Subchannel, ...] = ()
+    ejected: frozenset[Subchannel] = frozenset()
+    probing: tuple[Subchannel, ...] = ()
     latest: EndpointSet | None = None
     updated_s: float = 0.0
     error: ResolveError | None = None

@@ -8,7 +8,8 @@ driver may be late or be called too often and still ends up right.
 
 Who takes traffic, and who is wanted: choice.py.
 
-Threads: ``begin`` and ``end`` run anywhere, take no lock and read one attribute (an ``end`` with UNREACHABLE takes the pool's).
+Threads: ``begin`` and ``end`` run anywhere, take no lock and read one attribute (an ``end`` with UNREACHABLE takes the pool's; one with
+another failure takes it if it is free).
 Everything that ends in ``_locked`` runs under the pool's lock. Listeners are called outside it. ``close`` takes no lock, so that
 a finalizer may call it wherever the collector happens to run.
 
@@ -19,7 +20,8 @@ Deviations: IDLE counts as CONNECTING, since drivers connect at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import filterfalse
 from typing import TYPE_CHECKING, Any, Protocol
 
 from meshlb.core.clock import Clock, Lock, Rng
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 
 IDLE = Connectivity.IDLE
 CONNECTING = Connectivity.CONNECTING
-READY = Connectivity.READY
 TRANSIENT_FAILURE = Connectivity.TRANSIENT_FAILURE
 SUCCESS = Outcome.SUCCESS
 CANCELLED = Outcome.CANCELLED
@@ -61,6 +62,10 @@ class _NoPicker:
         return None
 
 
+def _say_nothing(subchannel: Subchannel) -> dict[str, object]:
+    return {}
+
+
 _NOBODY: Picker = _NoPicker()
 _STARTING = (IDLE, CONNECTING)
 
@@ -74,6 +79,8 @@ class View:
         self.state = CONNECTING
         self.picker: Picker = _NOBODY
         self.closed = False
+        # What only the driver knows of a connection, as plain data for ``status()``; any thread.
+        self.describe_connection: Callable[[Subchannel], dict[str, object]] = _say_nothing
         self._now_s = clock.now_s
         self._rng = rng
         self._lock = lock
@@ -88,6 +95,7 @@ class View:
             attempt = Attempt()  # from here on ``_start``, written out: the call would cost 40 ns
             attempt.subchannel = subchannel
             attempt.started_s = now_s
+            attempt.judged = info.judged
             attempt.live = live = subchannel.streams if stream else subchannel.unary
             try:  # costs nothing; a signal's handler may raise in between, and the count would stay
                 live.add(attempt)
@@ -109,7 +117,7 @@ class View:
             subchannel = usable[int(self._rng.random() * len(usable))]
             if subchannel in info.exclude:
                 subchannel = next((sub for sub in usable if sub not in info.exclude), subchannel)
-            attempt = _start(subchannel, stream, now_s)
+            attempt = _start(subchannel, info, stream, now_s)
             if attempt is not None:
                 return attempt
         return None
@@ -123,11 +131,25 @@ class View:
         now_s = self._now_s()
         subchannel = attempt.subchannel
         subchannel.metric.on_end(now_s, now_s - attempt.started_s, outcome)
-        if outcome is not SUCCESS and outcome is not CANCELLED:
-            subchannel.failed += 1
-            if outcome is UNREACHABLE:
-                self.set_states([(subchannel, TRANSIENT_FAILURE)])
+        if outcome is SUCCESS:
+            if attempt.judged:
+                subchannel.succeeded += 1
+                if subchannel.watched:
+                    self.pool.heard(subchannel, outcome, attempt.started_s)
+            return True
+        if attempt.judged:
+            if outcome is not CANCELLED:
+                subchannel.failed += 1
+            if outcome is not CANCELLED or subchannel.watched:
+                self.pool.heard(subchannel, outcome, attempt.started_s)
+        if outcome is UNREACHABLE:
+            self.set_states([(subchannel, TRANSIENT_FAILURE)])
         return True
+
+    def answered(self, attempt: Attempt) -> None:
+        """The first message of a stream came, which proves of its endpoint what the end of a call would; its own may be far away."""
+        if attempt.judged and attempt.subchannel.watched:
+            self.pool.heard(attempt.subchannel, SUCCESS, attempt.started_s)
 
     # --- the driver of connections ----------------------------------------------------------------------------------------
 
@@ -139,10 +161,10 @@ class View:
     def unready(self) -> list[Subchannel]:
         """Those of ``wanted()`` that are not READY, as far as this view has heard."""
         choice = self._choice
-        get, wanted = choice.states.get, choice.wanted
+        wanted = choice.wanted
         if len(choice.candidates) == len(wanted):  # those are ready, and wanted
             return []
-        return [subchannel for subchannel in wanted if get(subchannel) is not READY]
+        return list(filterfalse(choice.ready.__contains__, wanted))  # a third of the time of a comprehension, with 10,000
 
     def set_states(self, changes: Iterable[tuple[Subchannel, Connectivity]]) -> None:
         """The driver saw connections change; one picker is built for the whole batch. The listener hears of it if it matters."""
@@ -181,6 +203,7 @@ class View:
             "on_fallback": choice.on_fallback,
             "on_spare": choice.on_spare,
             "picking_from": len(choice.candidates),
+            "probing": len(choice.probes),
             "wanted": len(choice.wanted),
             "doubted": len(choice.doubted),
         }
@@ -229,11 +252,11 @@ class View:
 
     def _choose_locked(self, *, rebuild: bool) -> None:
         choice, now_s = self._choice, self._now_s()
-        before = choice.candidates
+        before = choice.candidates, choice.probes
         choice.choose(now_s)
         candidates = choice.candidates
-        if rebuild or candidates != before:
-            self.picker = self.pool.policy.new_picker(candidates, self._rng) if candidates else _NOBODY
+        if rebuild or (candidates, choice.probes) != before:
+            self.picker = self.pool.new_picker(candidates, choice.probes) if candidates else _NOBODY
         self.state = choice.state()
         due_s = choice.due_s()
         if due_s is not None:
@@ -247,11 +270,12 @@ class View:
         self.state = Connectivity.SHUTDOWN
 
 
-def _start(subchannel: Subchannel, stream: bool, now_s: float) -> Attempt | None:
+def _start(subchannel: Subchannel, info: PickInfo, stream: bool, now_s: float) -> Attempt | None:
     """Count an attempt; None if the subchannel was removed meanwhile, in which case a new look will not find it again."""
     attempt = Attempt()
     attempt.subchannel = subchannel
     attempt.started_s = now_s
+    attempt.judged = info.judged
     attempt.live = live = subchannel.streams if stream else subchannel.unary
     live.add(attempt)
     if subchannel.removed:  # looked at only now, so that a drain which saw no live attempt may close the connection

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from meshlb.resolve.known import Known, ServiceName
 from meshlb.resolve.kubernetes.fields import WireError
 from meshlb.resolve.kubernetes.service_wire import PORTS, ServiceRecord, parse_service
-from meshlb.resolve.kubernetes.wire import SliceRecord, Unreadable, parse_event, parse_slice, parse_slice_list
+from meshlb.resolve.kubernetes.wire import Recall, SliceRecord, Unreadable, parse_event, parse_slice, parse_slice_list
 from meshlb.resolve.ranking import decide
 
 SLICE: dict[str, Any] = {
@@ -109,6 +109,21 @@ def test_a_spoilt_slice_is_read_in_part_or_not_at_all_and_raises_nothing_else(th
     assert parsed is not None or kind not in ("ADDED", "MODIFIED") or isinstance(parse_event(line), Unreadable)
     whole = {"kind": "EndpointSliceList", "metadata": {"resourceVersion": "9"}, "items": [thing, SLICE]}
     assert "orders-a" in [record.name for record in parse_slice_list(json.dumps(whole).encode()).slices]
+
+
+@given(damage(SLICE), damage(SLICE))
+def test_reading_with_a_memory_says_what_reading_without_says(before: dict[str, Any], thing: dict[str, Any]) -> None:
+    """Whatever was read before: an endpoint that is taken for unchanged equals the one that would have been read, errors included."""
+    recall = Recall()
+    held = [outcome(item, recall) for item in (SLICE, before)]  # somebody has to keep what is remembered
+    assert outcome(thing, recall) == outcome(thing, None), held
+
+
+def outcome(thing: dict[str, Any], recall: Recall | None) -> object:
+    try:
+        return parse_slice(thing, recall)
+    except WireError as error:
+        return str(error)
 
 
 @given(damage(SERVICE), damage(SLICE))

@@ -24,8 +24,9 @@ from meshlb.resolve.kubernetes.reading import Run
 from meshlb.resolve.kubernetes.refusal import Refusal
 from meshlb.resolve.kubernetes.requests import ListRequest, WatchRequest
 from meshlb.resolve.kubernetes.stream import NamespaceStream
+from meshlb.resolve.kubernetes.streaming_lists import StreamingLists
 from meshlb.resolve.kubernetes.transport import ApiError, SourceError
-from meshlb.resolve.kubernetes.watch import ListWatch, StreamingLists
+from meshlb.resolve.kubernetes.watch import ListWatch
 from meshlb.resolve.kubernetes.wire import (
     Bookmark,
     Event,

@@ -22,9 +22,8 @@ endpoints = st.builds(
     ready=st.booleans(),
     terminating=st.booleans(),
 )
-plain = st.lists(st.sampled_from(HOSTS), max_size=4, unique=True).map(
-    lambda hosts: [Endpoint(host=host, port=0, uid=f"uid-{host}") for host in hosts]
-)
+PODS = [Endpoint(host=host, port=0, uid=f"uid-{host}") for host in HOSTS]  # that did not change are the very same objects
+plain = st.lists(st.sampled_from(PODS), max_size=4, unique=True)
 
 
 @st.composite

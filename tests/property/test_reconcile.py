@@ -128,6 +128,6 @@ def test_through_any_history_a_pool_knows_each_endpoint_once(history: list[Endpo
         assert set(snapshot.eligible) <= set(snapshot.listed)
         assert not {*snapshot.lingering, *snapshot.spare} & {*snapshot.eligible, *snapshot.fallback}
         assert {sub for sub in ever if not sub.removed} == {*known, *snapshot.lingering, *snapshot.spare}
-        assert set(pool._by_endpoint.values()) == {*known, *pool._leavers.vanished}
+        assert set(pool._roster._by_endpoint.values()) == {*known, *pool._roster.leavers.vanished}
         assert {sub for sub in known if sub.fallback} == set(snapshot.fallback)
         assert all(sub.metric is metric for sub, metric in ever.items())  # statistics are never reset

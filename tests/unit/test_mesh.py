@@ -358,3 +358,49 @@ def test_channels_of_a_pool_that_agree_share_one_retry_budget_and_status_tells_i
         del one, same, other, pool
         gc.collect()
         assert alive() is None
+
+
+def test_channels_of_a_pool_that_are_limited_alike_share_their_places_and_status_tells_them() -> None:
+    """One set a pool and ``Limits``; without any there is nothing to pass. The pool is not kept alive by it."""
+    with Mesh(environ={}) as mesh:
+        limits = {"max_in_flight": 5, "methods": {"/shop.Orders/*": {"max_in_flight": 2}}}
+        one, same = (mesh.bind(STATIC, meshlb.Config(limits=limits)) for _ in range(2))
+        other, none = mesh.bind(STATIC, meshlb.Config(limits={"max_in_flight": 6})), mesh.bind(STATIC)
+        assert one.limits.gates is same.limits.gates is not other.limits.gates
+        assert none.limits.gates is None
+        assert one.pool is other.pool is none.pool
+        (pool,) = mesh.status()["pools"].values()
+        nothing = {"in_flight": 0, "waiting": 0, "rejected": 0}
+        assert pool["limits"] == [
+            {"limit": "limits.methods /shop.Orders/*.max_in_flight", "value": 2, **nothing},
+            {"limit": "limits.max_in_flight", "value": 5, **nothing},
+            {"limit": "limits.max_in_flight", "value": 6, **nothing},
+        ]
+        alive = weakref.ref(one.pool)
+        del one, same, other, none, pool
+        gc.collect()
+        assert alive() is None
+
+
+def test_a_limit_of_endpoints_is_the_pools_and_its_views_tell_who_stands_in_line() -> None:
+    """Channels with another limit have another pool: one that counted for both would keep neither."""
+    with Mesh(environ={}) as mesh:
+        limited = mesh.bind(STATIC, meshlb.Config(limits={"max_in_flight_per_endpoint": 2}))
+        assert limited.pool is not mesh.bind(STATIC).pool
+        off = {"max_in_flight_per_endpoint": 2, "enabled": False}
+        assert mesh.bind(STATIC, meshlb.Config(limits=off)).pool is not limited.pool
+        with mesh.pool(STATIC, meshlb.Config(limits={"max_in_flight_per_endpoint": 2})).pick(timeout_s=5):
+            (said,) = [view["limit"] for pool in mesh.status()["pools"].values() for view in pool["views"] if "limit" in view]
+            assert said == {"max_in_flight_per_endpoint": 2, "waiting": 0, "rejected": 0}
+
+
+def test_the_own_service_is_looked_for_as_long_as_a_pool_needs_it() -> None:
+    """Its discovery ends with the pool that asked for it, though no channel leads there."""
+    config = meshlb.Config(locality={"mode": "prefer", "own_service": "static:///10.0.0.9:80"})
+    with Mesh(environ={}) as mesh:
+        pools = [mesh.bind(STATIC, config).pool]
+        eventually(lambda: pools[0].snapshot.latest is not None)
+        assert len(mesh._resolutions) == 2
+        pools.clear()
+        gc.collect()
+        eventually(lambda: not mesh._resolutions)

@@ -65,14 +65,44 @@ def test_ties_are_shared_evenly_wherever_they_stand(busy: int) -> None:
     assert got == pytest.approx([1 / len(idle)] * len(idle), abs=0.02)
 
 
-def test_ties_are_shared_by_weight() -> None:
-    """Of the idle ones, in proportion to weight; also when they are few and light."""
+def test_what_is_not_kept_goes_to_the_least_loaded() -> None:
+    """Weights 3, 3, 3, 1, the first two busy: what is drawn there goes to the idle one of the same weight, never to the light one,
+    which an attempt would load more; and that keeps what it is drawn for."""
     rng = seeded()
     policy = LeastRequest().build(rng)
-    subs = subchannels_of(policy, [100.0, 100.0, 3.0, 1.0])
+    subs = subchannels_of(policy, [3.0, 3.0, 3.0, 1.0])
     hold(subs[0].unary)
     hold(subs[1].unary)
-    assert shares(picks(policy.new_picker(subs, rng), 20_000), subs) == pytest.approx([0, 0, 0.75, 0.25], abs=0.02)
+    assert shares(picks(policy.new_picker(subs, rng), 20_000), subs) == pytest.approx([0, 0, 0.9, 0.1], abs=0.02)
+
+
+def test_ties_are_shared_by_weight() -> None:
+    """Twice weight 2 in front of weights 2 and 6, all but these with 3 attempts: what leaves the busy ones goes to both, 1 to 3."""
+    rng = seeded()
+    policy = LeastRequest().build(rng)
+    subs = subchannels_of(policy, [2.0, 2.0, 2.0, 6.0])
+    hold(subs[0].unary, 3)
+    hold(subs[1].unary, 3)
+    assert shares(picks(policy.new_picker(subs, rng), 20_000), subs) == pytest.approx([0, 0, 0.25, 0.75], abs=0.02)
+
+
+def test_a_scan_does_not_herd_onto_who_is_light_and_idle() -> None:
+    """Nine endpoints with an attempt each and an idle one of a tenth of their weight: it gets 1 / 91, not everything."""
+    rng = seeded()
+    policy = LeastRequest().build(rng)
+    subs = subchannels_of(policy, [1.0] * 9 + [0.1])
+    for sub in subs[:9]:
+        hold(sub.unary)
+    assert shares(picks(policy.new_picker(subs, rng), 20_000), subs)[9] == pytest.approx(1 / 91, abs=0.004)
+
+
+def test_the_first_draw_of_unequal_ones_avoids_whom_it_should() -> None:
+    """Weights 8, 1, 1 and the heavy one tried already: the others, evenly."""
+    rng = seeded()
+    policy = LeastRequest().build(rng)
+    subs = subchannels_of(policy, [8.0, 1.0, 1.0])
+    got = shares(picks(policy.new_picker(subs, rng), 10_000, exclude=subs[:1]), subs)
+    assert got == pytest.approx([0, 0.5, 0.5], abs=0.03)
 
 
 @pytest.mark.parametrize(("heavy", "light"), [(10.0, 30.0), (1.0, 3.0), (0.25, 0.75), (7.0, 21.0)])

@@ -11,6 +11,11 @@ from meshlb.balance.least_request import LeastRequest
 from meshlb.balance.p2c import P2C
 from meshlb.config import Config, environment, resolve_config
 from meshlb.errors import ConfigError
+from meshlb.health.locality import Locality
+from meshlb.health.outlier import Outlier
+from meshlb.health.slow_start import SlowStart
+from meshlb.limit.settings import Limits
+from meshlb.pool.connection_settings import Connection
 from meshlb.resolve.settings import Discovery, Fallback
 
 
@@ -39,6 +44,20 @@ def _nothing_warned(monkeypatch: pytest.MonkeyPatch) -> None:
         ("FALLBACK_ENABLED", "1", {"fallback": Fallback(enabled=True)}),
         ("FALLBACK_CONNECTIONS", "8", {"fallback": Fallback(connections=8)}),
         ("FALLBACK_MAX_AGE_S", "1.5m", {"fallback": Fallback(max_age_s=90.0)}),
+        ("OUTLIER", "off", {"outlier": Outlier(mode="off")}),
+        ("OUTLIER_MAX_EJECTION_RATIO", "0.25", {"outlier": Outlier(max_ejection_ratio=0.25)}),
+        ("OUTLIER_CONSECUTIVE_FAILURES", "7", {"outlier": Outlier(consecutive_failures=7)}),
+        ("OUTLIER_BASE_EJECTION_S", "500ms", {"outlier": Outlier(base_ejection_s=0.5)}),
+        (
+            "OUTLIER",
+            '{"mode": "envoy", "always_eject_one_host": true}',
+            {"outlier": Outlier(mode="envoy", always_eject_one_host=True)},
+        ),
+        ("SLOW_START", "on", {"slow_start": SlowStart.of("on")}),
+        ("LOCALITY", "prefer", {"locality": Locality(mode="prefer")}),
+        ("LIMITS_MAX_IN_FLIGHT", "100", {"limits": Limits(max_in_flight=100)}),
+        ("CONNECTION", "off", {"connection": Connection(enabled=False)}),
+        ("CONNECTION_HEALTH_CHECK", "shop.Orders", {"connection": Connection(health_check="shop.Orders")}),
         ("FIRST_ANSWER_TIMEOUT_S", "2", {"first_answer_timeout_s": 2.0}),
         ("CONNECT_TIMEOUT_S", "250ms", {"connect_timeout_s": 0.25}),
     ],
@@ -145,6 +164,41 @@ def test_a_variable_for_another_policys_field_is_left_aside_with_a_warning(caplo
         assert "MESHLB_FORCE_POLICY_CHOICE_COUNT" in caplog.text
     least, _ = resolve_config(Config(policy="least_request"), environ)
     assert least.policy.to_dict()["choice_count"] == 4
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "concerned", "others"),
+    [
+        ("MESHLB_FORCE_OUTLIER_WINDOW_S", "9", Config(outlier="on"), Config(outlier="envoy")),
+        ("MESHLB_OUTLIER_CONSECUTIVE_5XX", "9", Config(outlier="envoy"), Config()),
+        ("MESHLB_LOCALITY_OWN_SERVICE", "frontend.shop", Config(locality="prefer"), Config()),
+        ("MESHLB_SLOW_START_AGGRESSION", "2", Config(slow_start="on"), Config()),
+    ],
+)
+def test_a_variable_that_means_nothing_to_some_channels_takes_none_of_them_down(
+    variable: str, text: str, concerned: Config, others: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It holds for those whom it concerns; the others go on as they are, with one warning."""
+    with caplog.at_level("WARNING", "meshlb.config"):
+        assert resolve_config(others, {variable: text})[0] == resolve_config(others, {variable: text})[0] == others
+    assert [variable in message for message in caplog.messages] == [True]
+    assert resolve_config(concerned, {variable: text})[0] != concerned
+
+
+def test_two_variables_that_cannot_both_be_meant_are_an_error() -> None:
+    """Whoever wrote the one wrote the other."""
+    with pytest.raises(ConfigError, match=r"MESHLB_OUTLIER_WINDOW_S: outlier\.window_s=9\.0: is not read in mode 'envoy'"):
+        resolve_config(None, {"MESHLB_OUTLIER": "envoy", "MESHLB_OUTLIER_WINDOW_S": "9"})
+
+
+def test_envoys_zones_need_the_own_service_once_all_have_spoken() -> None:
+    """The word and the name may come from two layers; a channel without the name is refused when it is made, not at each call."""
+    named = {"MESHLB_LOCALITY_OWN_SERVICE": "frontend.shop"}
+    assert resolve_config(Config(locality="envoy"), named)[0].locality.own_service == "frontend.shop"
+    with pytest.raises(ConfigError, match=r"^locality\.mode='envoy': needs locality\.own_service"):
+        resolve_config(Config(locality="envoy"), {})
+    with pytest.raises(ConfigError, match=r"^MESHLB_FORCE_LOCALITY: locality\.mode='envoy': needs"):
+        resolve_config(None, {"MESHLB_FORCE_LOCALITY": "envoy"})
 
 
 def test_the_variables_that_say_where_the_process_runs_are_known(caplog: pytest.LogCaptureFixture) -> None:

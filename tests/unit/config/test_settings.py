@@ -20,6 +20,11 @@ from meshlb.balance.round_robin import RoundRobin
 from meshlb.config import Config, resolve_config
 from meshlb.config.layers import NAMES, PARTS, SINGLE
 from meshlb.errors import ConfigError
+from meshlb.health.locality import Locality
+from meshlb.health.outlier import Outlier
+from meshlb.health.slow_start import SlowStart
+from meshlb.limit.settings import Limits
+from meshlb.pool.connection_settings import Connection
 from meshlb.resolve.settings import Discovery, Fallback
 
 SOME = Config(
@@ -60,6 +65,13 @@ def test_every_part_is_listed_once() -> None:
         ({"discovery": Discovery(sources=("dns",))}, {"discovery": Discovery(sources=("dns",))}),
         ({"fallback": "none"}, {"fallback": Fallback(enabled=False)}),
         ({"fallback": {"connections": 2}}, {"fallback": Fallback(connections=2)}),
+        ({"outlier": "envoy"}, {"outlier": Outlier(mode="envoy")}),
+        ({"outlier": {"consecutive_failures": 3}}, {"outlier": Outlier(consecutive_failures=3)}),
+        ({"slow_start": "on"}, {"slow_start": SlowStart.of("on")}),
+        ({"slow_start": {"window_s": "10s"}}, {"slow_start": SlowStart(window_s=10.0)}),
+        ({"locality": "prefer"}, {"locality": Locality(mode="prefer")}),
+        ({"limits": {"max_in_flight": 10}}, {"limits": Limits(max_in_flight=10)}),
+        ({"connection": {"max_age_s": "5m"}}, {"connection": Connection(max_age_s=300.0)}),
         ({"connect_timeout_s": 1}, {"connect_timeout_s": 1.0}),
         ({"connect_timeout_s": "1.5s"}, {"connect_timeout_s": 1.5}),
         ({"connect_timeout_s": "250ms"}, {"connect_timeout_s": 0.25}),
@@ -147,6 +159,8 @@ def test_what_is_said_is_given_even_if_it_is_the_default(written: dict[str, Any]
         ({"fallback": {"connections": 0}}, "fallback.connections=0: must be from 1 to 64"),
         ({"connect_timeout_s": 0}, "connect_timeout_s=0: must be > 0 seconds"),
         ({"connect_timeout_s": -1}, "connect_timeout_s=-1: must be > 0 seconds"),
+        ({"slow_start": {"aggression": 2}}, "slow_start.window_s: must be said for aggression to mean something"),
+        ({"locality": {"slack": 1}}, "locality.mode: must be said, prefer or envoy, for slack to mean something"),
         ({"mass_removal_spare_s": -1}, "mass_removal_spare_s=-1: must be >= 0 seconds"),
         (
             {"mass_removal_spare": 1},
@@ -219,6 +233,20 @@ def test_the_operator_may_change_one_field_of_the_policy() -> None:
     code = Config(policy={"name": "least_request", "choice_count": 5, "full_scan_limit": 10})
     config = _in_force(code, MESHLB_FORCE_POLICY_CHOICE_COUNT="3")
     assert config.policy == LeastRequest(choice_count=3, full_scan_limit=10)
+
+
+def test_a_mode_of_outlier_that_is_forced_leaves_the_figures_of_another_behind() -> None:
+    """And keeps what it reads itself: the operator need not know what the code says."""
+    code = Config(outlier={"consecutive_failures": 3, "base_ejection_s": 2, "ignore_methods": ["/shop.Orders/Ping"]})
+    config = _in_force(code, MESHLB_FORCE_OUTLIER="envoy")
+    assert config.outlier == Outlier(mode="envoy", base_ejection_s=2.0, ignore_methods=("/shop.Orders/Ping",))
+    assert _in_force(code, MESHLB_FORCE_OUTLIER="off").outlier.mode == "off"
+    zones = Config(locality={"mode": "envoy", "own_service": "web.shop", "min_cluster_size": 3})
+    assert _in_force(zones, MESHLB_FORCE_LOCALITY="prefer").locality == Locality(mode="prefer", own_service="web.shop")
+    with pytest.raises(ConfigError, match=r"locality\.slack=1: is not read in mode 'envoy', only in prefer"):
+        Config(locality={"mode": "envoy", "own_service": "web.shop", "slack": 1})
+    with pytest.raises(ConfigError, match="is not read in mode 'envoy'"):
+        Config(outlier={"mode": "envoy", "consecutive_failures": 3})
 
 
 def test_the_transports_own_options_stand_between_the_deployment_and_the_config() -> None:

@@ -123,6 +123,18 @@ def test_who_stands_out_is_kept_away_for_five_seconds() -> None:
         assert [_load(subs[0], now_s) for now_s in (0.0, 2.5, 4.9, 5.0)] == pytest.approx(expected, abs=1e-9)
 
 
+def test_who_is_forgiven_bears_nothing_and_begins_to_stand_out_anew() -> None:
+    """Neither the penalty is left nor the failures that it came of: the next one counts as the first."""
+    penalties, subs, _peers = _fleet(3)
+    _fail(subs[0], 20)
+    subs[0].metric.forgive()
+    assert _load(subs[0]) == 0.0
+    _fail(subs[0])
+    for _ in range(50):
+        penalties.turn(0.0)
+    assert _load(subs[0], 1.0) == 0.0
+
+
 def test_a_clock_read_before_the_failure_is_the_moment_of_the_failure() -> None:
     """Threads read the clock first and look at loads later."""
     _, subs, _peers = _fleet(2)

@@ -11,6 +11,8 @@ from meshlb.core.connectivity import Connectivity
 from meshlb.core.endpoint import Endpoint, EndpointSet
 from meshlb.core.policy import PickInfo
 from meshlb.core.subchannel import Subchannel
+from meshlb.health.outlier import Outlier
+from meshlb.health.slow_start import SlowStart
 from meshlb.pool.pool import Pool
 from meshlb.pool.snapshot import Change
 from meshlb.pool.view import View
@@ -59,7 +61,15 @@ class Bench:
     """``loop`` holds the pool's timers, as the discovery thread would; ``ticks`` counts how often it was woken."""
 
     def __init__(
-        self, policy: str = "p2c", *, fallback_after_s: float = 1.0, seed: int = 1, mass_removal_spare_s: float = 30.0
+        self,
+        policy: str = "p2c",
+        *,
+        fallback_after_s: float = 1.0,
+        seed: int = 1,
+        mass_removal_spare_s: float = 30.0,
+        outlier: Outlier | None = None,
+        slow_start: SlowStart | None = None,
+        max_in_flight: int = 0,
     ) -> None:
         print(f"seed={seed}")
         self.loop = ManualLoop(1000.0)
@@ -74,6 +84,9 @@ class Bench:
             wake=self.wake,
             fallback_after_s=fallback_after_s,
             mass_removal_spare_s=mass_removal_spare_s,
+            outlier=outlier or Outlier(mode="off"),
+            slow_start=slow_start or SlowStart(),
+            max_in_flight=max_in_flight,
         )
         self.listener = Listener()
         self.view = self.pool.view(self.listener)

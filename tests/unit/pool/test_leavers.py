@@ -188,7 +188,12 @@ def test_ten_thousand_events_leave_nothing_behind() -> None:
     bench.loop.advance(KEPT_S)
     assert not bench.loop.timers
     pool, view = bench.pool, bench.view
-    assert (len(pool._by_endpoint), len(view._choice.states), len(view._choice.ready), pool._leavers.vanished) == (1, 1, 1, ())
+    assert (len(pool._roster._by_endpoint), len(view._choice.states), len(view._choice.ready), pool._roster.leavers.vanished) == (
+        1,
+        1,
+        1,
+        (),
+    )
 
 
 # --- the guard ----------------------------------------------------------------------------------------------------------------

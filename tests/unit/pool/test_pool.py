@@ -138,7 +138,7 @@ def test_pickers_change_before_records_are_marked_and_listeners_hear_last() -> N
         def on_change(self) -> None:
             events.append(("told", gone.removed))
 
-    bench.pool.policy = Spying()
+    bench.pool.balancer.policy = Spying()
     bench.view.listener = Watching()
     bench.publish(pod(2))
     assert events == [("new picker", False), ("told", True)]
@@ -330,7 +330,7 @@ def test_describe_is_plain_data_with_what_a_person_needs() -> None:
     assert (one["in_flight"], one["streams"], one["started"], one["failed"]) == (0, 1, 2, 1)
     assert one["age_s"] == 2.5
     assert [entry["state"] for entry in described["fallback"]] == ["fallback"]
-    view = {"state": "ready", "on_fallback": False, "on_spare": False, "picking_from": 1, "wanted": 2, "doubted": 0}
+    view = {"state": "ready", "on_fallback": False, "on_spare": False, "picking_from": 1, "probing": 0, "wanted": 2, "doubted": 0}
     assert described["views"] == [view]
 
 

@@ -555,7 +555,7 @@ def test_a_view_that_is_closed_while_it_chooses_stays_closed() -> None:
             bench.view.close()
             return policy.new_picker(subchannels, rng)  # type: ignore[arg-type]
 
-    bench.pool.policy = Closing()  # type: ignore[assignment]
+    bench.pool.balancer.policy = Closing()  # type: ignore[assignment]
     bench.connect(READY, bench.sub(1))
     assert (bench.view.state, bench.view.wanted(), bench.view.begin(ANY)) == (SHUTDOWN, (), None)
 
@@ -582,5 +582,13 @@ def test_describe_is_plain_data() -> None:
     bench.publish(pod(1), fallback=SPARE)
     bench.connect(TRANSIENT_FAILURE, bench.sub(1))
     bench.connect(READY, bench.spare(0))
-    described = {"state": "ready", "on_fallback": True, "on_spare": False, "picking_from": 1, "wanted": 3, "doubted": 0}
+    described = {
+        "state": "ready",
+        "on_fallback": True,
+        "on_spare": False,
+        "picking_from": 1,
+        "probing": 0,
+        "wanted": 3,
+        "doubted": 0,
+    }
     assert bench.view.describe() == described

@@ -1,0 +1,128 @@
+"""How a pool picks: its policy, and what stands around it. Zones, limits and probes wrap the policy's picker, so a pick pays for nothing
+that is not in use; ejection and slow start decide beforehand who is picked from, and with what weight.
+
+Every method is called under the pool's lock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from meshlb.core.clock import Rng
+from meshlb.core.endpoint import EndpointSet, Place
+from meshlb.core.outcome import Outcome
+from meshlb.core.policy import Picker, PickInfo, Policy
+from meshlb.core.subchannel import Subchannel
+from meshlb.health.ejection import Ejector
+from meshlb.health.locality import Localities, Locality
+from meshlb.health.outlier import Outlier
+from meshlb.health.slow_start import SlowStart, Warming
+from meshlb.limit.picker import Limited
+
+
+class Balancer:
+    """One a pool. What is None is off; ``max_in_flight`` is an endpoint's, 0: without limit."""
+
+    def __init__(
+        self,
+        target: str,
+        policy: Policy,
+        rng: Rng,
+        *,
+        outlier: Outlier,
+        slow_start: SlowStart,
+        locality: Locality,
+        max_in_flight: int = 0,
+    ) -> None:
+        self.policy = policy
+        self.ejector = Ejector(outlier, rng, target) if outlier.mode != "off" else None
+        self.localities = Localities(locality, rng) if locality.mode != "off" else None
+        self._warming = Warming(slow_start) if slow_start.window_s else None
+        self.max_in_flight = max_in_flight
+
+    @property
+    def ejected(self) -> frozenset[Subchannel]:
+        return self.ejector.out if self.ejector is not None else frozenset()
+
+    @property
+    def probing(self) -> tuple[Subchannel, ...]:
+        return self.ejector.probing if self.ejector is not None else ()
+
+    def know(self, members: Sequence[Subchannel], now_s: float) -> None:
+        """These are eligible now."""
+        if self.ejector is not None:
+            self.ejector.know(members, now_s)
+        if self._warming is not None:
+            self._warming.know(members, now_s)
+
+    def on_own_endpoints(self, latest: EndpointSet) -> bool:
+        """The caller's own Service; True if pickers must be built anew."""
+        return self.localities is not None and self.localities.on_own_endpoints(latest)
+
+    def heard(self, subchannel: Subchannel, outcome: Outcome, started_s: float, now_s: float) -> bool:
+        """An attempt ended; True if somebody is ejected, due for a probe or back now who was not before."""
+        return self.ejector is not None and self.ejector.heard(subchannel, outcome, started_s, now_s)
+
+    def tick(self, now_s: float) -> bool:
+        """True if weights changed."""
+        if self.ejector is not None:
+            self.ejector.tick(now_s)
+        return self._warming is not None and self._warming.tick(now_s)
+
+    def due_s(self) -> float | None:
+        """When it wants a tick."""
+        ejector, warming = self.ejector, self._warming
+        due_s = (ejector.due_s() if ejector is not None else None, warming.due_s() if warming is not None else None)
+        return min((one_s for one_s in due_s if one_s is not None), default=None)
+
+    def new_picker(self, candidates: Sequence[Subchannel], probes: Sequence[Subchannel], place: Place, rng: Rng) -> Picker:
+        """n >= 1 candidates."""
+
+        def by_policy(subchannels: Sequence[Subchannel]) -> Picker:
+            return self.policy.new_picker(subchannels, rng)
+
+        localities = self.localities
+        picker = localities.new_picker(candidates, place, by_policy) if localities is not None else by_policy(candidates)
+        if self.max_in_flight:
+            picker = Limited(picker, candidates, self.max_in_flight)
+        if probes and self.ejector is not None:
+            picker = _Probing(picker, probes, self.ejector, self.max_in_flight or math.inf)
+        return picker
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for ``status()``."""
+        said: dict[str, Any] = {"policy": self.policy.name}
+        if self.ejector is not None:
+            said["outlier"] = self.ejector.describe()
+        if self.localities is not None:
+            said["locality"] = self.localities.describe()
+        return said
+
+    def describe_one(self, subchannel: Subchannel, now_s: float) -> dict[str, Any]:
+        """What of it concerns one endpoint; empty for most."""
+        why = self.ejector.why(subchannel, now_s) if self.ejector is not None else None
+        said: dict[str, Any] = {} if why is None else {"ejected": why}
+        return said if subchannel.warmth == 1.0 else {**said, "warmth": round(subchannel.warmth, 3)}
+
+
+class _Probing:
+    """Those whose ejection is over come first, with one call each; whether they stay is decided by how it ends. Not with a call that has
+    failed already (it shall not be its last attempt that is risked), nor one whose end does not count, nor on one that has as many calls as
+    it may."""
+
+    __slots__ = ("_ejector", "_limit", "_picker", "_probes")
+
+    def __init__(self, picker: Picker, probes: Sequence[Subchannel], ejector: Ejector, limit: float) -> None:
+        self._picker = picker
+        self._probes = probes
+        self._ejector = ejector
+        self._limit = limit
+
+    def pick(self, info: PickInfo, now_s: float, /) -> Subchannel | None:
+        if info.judged and not info.exclude:
+            for subchannel in self._probes:
+                if subchannel.in_flight < self._limit and self._ejector.claim(subchannel, now_s, replays=info.replays):
+                    return subchannel
+        return self._picker.pick(info, now_s)
