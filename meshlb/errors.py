@@ -9,6 +9,7 @@
     │   ├── ServiceNotFoundError      every source that may know says there is no such Service
     │   └── PortNotFoundError         the Service is there, the port is not, or is not unique
     ├── NoEndpointError               the endpoints are known, and none can take the call now
+    ├── OverLimitError                the caller's own limit: too many calls at once
     ├── DeadlineExceededError (TimeoutError)   the deadline came while the call waited for an answer or a connection
     ├── ClosedError (RuntimeError)    the caller: a mesh, pool or view used after close
     └── ForkError (RuntimeError)      the caller: an asyncio channel used after os.fork
@@ -81,6 +82,20 @@ class NoEndpointError(MeshError):
         self.target = target
         self.reason = reason
         super().__init__(f"{target}: {reason}")
+
+
+class OverLimitError(MeshError):
+    """A limit of the configuration let the call not go: its queue was full, or its turn did not come in time.
+
+    ``limit`` is the path of the setting (``limits.max_in_flight``), ``value`` what it is set to, ``reason`` what happened there.
+    """
+
+    def __init__(self, target: str, limit: str, value: int, reason: str) -> None:
+        self.target = target
+        self.limit = limit
+        self.value = value
+        self.reason = reason
+        super().__init__(f"{target}: {limit}={value}: {reason}")
 
 
 class DeadlineExceededError(MeshError, TimeoutError):

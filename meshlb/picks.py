@@ -2,7 +2,8 @@
 
 There is no connection of ours here, so an endpoint counts as ready until its user says that it could not be reached; then it is left
 out for ``UNREACHABLE_S`` while another is there. Sync and asyncio callers share the pool, and both wait for the first answer within
-the same limits as a call (see ``meshlb.call``).
+the same limits as a call (see ``meshlb.call``). Where picks are limited (``Config(limits=…)``), one counts from entering its block to
+leaving it, and waits for its turn like any call; ``method`` is what per-method limits look at, and ``outlier.ignore_methods``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from meshlb.core.policy import PickInfo
 from meshlb.core.subchannel import Attempt, Subchannel
 from meshlb.errors import ClosedError
 from meshlb.pool.view import View
+from meshlb.runtime.bell import Bell
 from meshlb.runtime.fork import on_fork_child
 
 if TYPE_CHECKING:
@@ -47,8 +49,8 @@ class TargetPool:
         on_fork_child(self._start_clean)
 
     def _start_clean(self) -> None:
-        self._changed = threading.Condition()
-        self._sleepers: set[asyncio.Future[None]] = set()
+        self._lock = threading.Lock()
+        self._waiting: set[Bell | _Sleeper] = set()
         self._aside: set[Subchannel] = set()
         self._view: View | None = None
 
@@ -57,7 +59,7 @@ class TargetPool:
 
         ``timeout_s`` bounds the wait for it (seconds; None: the configuration's limits). An exception that leaves the block counts
         as a failure of the endpoint, a refused or timed-out connection puts it aside for a second, a cancellation blames nobody.
-        Raises NoEndpointError, ResolveError or DeadlineExceededError on entry.
+        Raises NoEndpointError, ResolveError, OverLimitError or DeadlineExceededError on entry.
         """
         if timeout_s is not None:
             timeout_s = validate.seconds("timeout_s", timeout_s)
@@ -65,11 +67,10 @@ class TargetPool:
 
     def close(self) -> None:
         """No further picks; those that are out may still come back."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._closed = True
         if self._view is not None:
             self._view.close()
+        self._ring()
 
     def __enter__(self) -> TargetPool:
         return self
@@ -89,7 +90,7 @@ class TargetPool:
     # --- inside -----------------------------------------------------------------------------------------------------------
 
     def view(self) -> View:
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise ClosedError(f"{self.binding.target}: the pool handle is closed")
             if self._view is None:
@@ -111,14 +112,13 @@ class TargetPool:
         if any(sub not in self._aside for sub in view.unready()):
             self.refresh(view)  # comes back here by way of ``notify``
             return
-        with self._changed:
-            self._changed.notify_all()
-            sleepers, self._sleepers = self._sleepers, set()
-        for sleeper in sleepers:
-            try:
-                sleeper.get_loop().call_soon_threadsafe(_wake, sleeper)
-            except RuntimeError:
-                continue  # its loop is closed: nobody sleeps there any more
+        self._ring()
+
+    def _ring(self) -> None:
+        with self._lock:
+            waiting = tuple(self._waiting)
+        for one in waiting:
+            one.ring()
 
     def put_aside(self, subchannel: Subchannel) -> None:
         self._aside.add(subchannel)
@@ -137,33 +137,56 @@ class TargetPool:
 
     def wait(self, call: Call) -> Attempt:
         now_s = self.binding.clock.now_s
-        while True:
-            with self._changed:
-                attempt = call.begin_attempt(now_s())
+        attempt = None if call.limited else call.begin_attempt(now_s())
+        if attempt is not None:
+            return attempt
+        bell = Bell()
+        call.wake_with(bell.ring)
+        try:
+            while True:
+                bell.clear()  # before asking, so that no change is missed between the two
+                attempt = self._ask(call, bell)
                 if attempt is not None:
                     return attempt
-                if self._closed:
-                    raise ClosedError(f"{self.binding.target}: the pool handle was closed while a pick waited")
                 until_s = call.wait_until_s
-                self._changed.wait(None if until_s is None else max(until_s - now_s(), 0.0))
+                bell.wait(None if until_s is None else until_s - now_s())
+        except BaseException:
+            call.close()
+            raise
+        finally:
+            self._waiting.discard(bell)
 
     async def wait_async(self, call: Call) -> Attempt:
         now_s = self.binding.clock.now_s
-        while True:
-            sleeper = asyncio.get_running_loop().create_future()
-            with self._changed:
-                self._sleepers.add(sleeper)  # before asking, so that no change is missed between the two
-            try:
-                attempt = call.begin_attempt(now_s())
+        attempt = None if call.limited else call.begin_attempt(now_s())
+        if attempt is not None:
+            return attempt
+        sleeper = _Sleeper()
+        call.wake_with(sleeper.ring)
+        try:
+            while True:
+                sleeper.lie_down()
+                attempt = self._ask(call, sleeper)
                 if attempt is not None:
                     return attempt
-                if self._closed:
-                    raise ClosedError(f"{self.binding.target}: the pool handle was closed while a pick waited")
                 until_s = call.wait_until_s
-                await asyncio.wait([sleeper], timeout=None if until_s is None else max(until_s - now_s(), 0.0))
-            finally:
-                with self._changed:
-                    self._sleepers.discard(sleeper)
+                await sleeper.sleep(None if until_s is None else max(until_s - now_s(), 0.0))
+        except BaseException:
+            call.close()
+            raise
+        finally:
+            self._waiting.discard(sleeper)
+
+    def _ask(self, call: Call, caller: Bell | _Sleeper) -> Attempt | None:
+        """Who has to wait is listed, and asks again, since something may have changed just before."""
+        attempt = call.begin_attempt(self.binding.clock.now_s())
+        if attempt is None and caller not in self._waiting:
+            with self._lock:
+                self._waiting.add(caller)
+            attempt = call.begin_attempt(self.binding.clock.now_s())
+        if attempt is None and self._closed:
+            raise ClosedError(f"{self.binding.target}: the pool handle was closed while a pick waited")
+        return attempt
 
 
 class Pick:
@@ -181,7 +204,9 @@ class Pick:
         binding = self._pool.binding
         self._view = self._pool.view()
         deadline_s = None if self._timeout_s is None else binding.clock.now_s() + self._timeout_s
-        return Call(self._view, binding.limits, PickInfo(self.method), deadline_s=deadline_s)
+        info = PickInfo(self.method, judged=not binding.config.outlier.ignores(self.method))
+        self._call = Call(self._view, binding.limits, info, deadline_s=deadline_s)
+        return self._call
 
     def _end(self, error: BaseException | None) -> None:
         attempt = self._attempt
@@ -197,6 +222,7 @@ class Pick:
         else:
             outcome = Outcome.FAILURE
         self._view.end(attempt, outcome)
+        self._call.close()
 
     def __enter__(self) -> Endpoint:
         self._attempt = self._pool.wait(self._begin())
@@ -227,6 +253,26 @@ class _Weakly:
             pool.on_change()
 
 
-def _wake(sleeper: asyncio.Future[None]) -> None:
-    if not sleeper.done():
-        sleeper.set_result(None)
+class _Sleeper:
+    """Wakes one task, from any thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.lie_down()
+
+    def lie_down(self) -> None:
+        self._woken: asyncio.Future[None] = self._loop.create_future()
+
+    async def sleep(self, timeout_s: float | None) -> None:
+        await asyncio.wait([self._woken], timeout=timeout_s)
+
+    def ring(self) -> bool:
+        try:
+            self._loop.call_soon_threadsafe(self._wake)
+        except RuntimeError:  # its loop is closed: nobody sleeps there any more
+            return False
+        return True
+
+    def _wake(self) -> None:
+        if not self._woken.done():
+            self._woken.set_result(None)

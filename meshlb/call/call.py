@@ -17,22 +17,30 @@ that was named, if there is such a code: ``retry.tries`` decides, and says when.
 endpoint not tried before while there is one. A ``wait_for_ready`` call that may not go elsewhere any more goes back to waiting, and
 tries again ``AGAIN_S`` later at the earliest.
 
+Limits (``admission``) stand before the first attempt, and before each one where endpoints are limited. A call that has some must be
+closed when it is over, however it ended; only then does it give its places back.
+
 Spec: grpc/doc/wait-for-ready.md; gRFC A6, "transparent retries" for what never left the client.
 Deviations: transparent retries are paid for too; gRPC's are free.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from meshlb.call.admission import Admission
+from meshlb.call.patience import Patience
+from meshlb.call.story import NEVER_SENT, WAIT_FOR_READY, Story, Tried
 from meshlb.core.clock import Rng
 from meshlb.core.connectivity import Connectivity
+from meshlb.core.endpoint import Endpoint
 from meshlb.core.outcome import Outcome
 from meshlb.core.policy import PickInfo
 from meshlb.core.subchannel import Attempt
-from meshlb.errors import ClosedError, DeadlineExceededError, NoEndpointError, ResolveError
+from meshlb.errors import ClosedError, DeadlineExceededError, NoEndpointError
+from meshlb.limit.gate import Place, Wake
+from meshlb.limit.gates import Gates
 from meshlb.pool.view import View
 from meshlb.retry.budget import RetryBudget
 from meshlb.retry.rules import NEVER_SENT_ONLY, Rules
@@ -40,15 +48,14 @@ from meshlb.retry.throttle import Throttle, Throttling
 from meshlb.retry.tries import Failure, Tries
 
 MAX_ELSEWHERE = 2
-MAX_STORY = 8  # a call that waits for ever tells of its last attempts
 AGAIN_S = 0.05  # so that an endpoint which connects and is lost again in a moment is not tried in a loop
 
 
 class CallLimits:
-    """What every call of a channel shares: how long to wait, the budget that pays for further attempts, chance for their delays, and
-    the counts of gRPC's ``retryThrottling`` (``throttle_of``), where a service config asks for it."""
+    """What every call of a channel shares: how long to wait, the budget that pays for further attempts, chance for their delays, the
+    counts of gRPC's ``retryThrottling`` (``throttle_of``), where a service config asks for it, and ``gates``, where calls are limited."""
 
-    __slots__ = ("budget", "connect_timeout_s", "first_answer_timeout_s", "rng", "throttle_of")
+    __slots__ = ("budget", "connect_timeout_s", "first_answer_timeout_s", "gates", "rng", "throttle_of")
 
     def __init__(
         self,
@@ -58,12 +65,14 @@ class CallLimits:
         connect_timeout_s: float,
         rng: Rng,
         throttle_of: Callable[[Throttling], Throttle] | None = None,
+        gates: Gates | None = None,
     ) -> None:
         self.budget = budget
         self.first_answer_timeout_s = first_answer_timeout_s
         self.connect_timeout_s = connect_timeout_s
         self.rng = rng
         self.throttle_of = throttle_of
+        self.gates = gates
 
 
 class Call:
@@ -73,12 +82,13 @@ class Call:
     """
 
     __slots__ = (
-        "_connecting_until_s",
+        "__weakref__",
+        "_admission",
         "_elsewhere",
         "_idempotent",
         "_limits",
         "_not_before_s",
-        "_resolving_until_s",
+        "_patience",
         "_rules",
         "_story",
         "_stream",
@@ -88,6 +98,7 @@ class Call:
         "deadline_s",
         "info",
         "last",
+        "under_way",
         "wait_for_ready",
         "wait_until_s",
     )
@@ -114,13 +125,14 @@ class Call:
         self._throttle: Throttle | None = None
         if rules.throttling is not None and limits.throttle_of is not None:
             self._throttle = limits.throttle_of(rules.throttling)
-        self._story: list[str] = []
-        self._resolving_until_s: float | None = None
-        self._connecting_until_s: float | None = None
+        self._story: Story | None = None
+        self._admission = None if limits.gates is None else Admission(view, limits.gates, info.method)
+        self._patience = Patience(view, limits.first_answer_timeout_s, limits.connect_timeout_s)
         self._elsewhere = 0
         self._not_before_s: float | None = None
         self.wait_for_ready = wait_for_ready
         self.last: Any = None
+        self.under_way: Attempt | None = None  # begun last
         self.info = info
         self.deadline_s = deadline_s
         self.wait_until_s: float | None = None
@@ -128,20 +140,29 @@ class Call:
     def begin_attempt(self, now_s: float) -> Attempt | None:
         """An attempt to send now, or None: wait for the view to change, at most until ``wait_until_s`` (None: without limit).
 
-        Raises DeadlineExceededError when the deadline has come, NoEndpointError or ResolveError when waiting is pointless or
-        over, ClosedError when the view is closed.
+        Raises DeadlineExceededError when the deadline has come, OverLimitError when a limit lets it not go, NoEndpointError or
+        ResolveError when waiting is pointless or over, ClosedError when the view is closed.
         """
+        admission = self._admission
         if self.deadline_s is not None and now_s >= self.deadline_s:
-            raise DeadlineExceededError(self._view.pool.target, self._view.explain())
+            waited_for = admission.explain() if admission is not None else ""
+            raise DeadlineExceededError(self._view.pool.target, waited_for or self._view.explain())
         if self._not_before_s is not None and self._pausing(self._not_before_s, now_s):
             return None
-        attempt = self._view.begin(self.info, self._stream)
+        if admission is None:
+            attempt = self._view.begin(self.info, self._stream)
+        else:
+            attempt = admission.begin(self.info, self._stream, now_s)
         if attempt is not None:
+            self.under_way = attempt
             return attempt
         if self._view.closed:
             raise ClosedError(f"{self._view.pool.target}: closed")
+        if admission is not None and admission.waits_for is not None and not self._view.pool.over:
+            self.wait_until_s = admission.until_s if self.deadline_s is None else min(admission.until_s, self.deadline_s)
+            return None
         if not self._view.known:
-            self._wait_for_first_answer(now_s)
+            self.wait_until_s = self._patience.for_first_answer_s(now_s, self.deadline_s, self.wait_for_ready)
             return None
         over = self._view.pool.over
         if self.wait_for_ready and not over:
@@ -151,7 +172,7 @@ class Call:
             return self._try_unready()
         if over:  # nobody watches the connections any more
             raise NoEndpointError(self._view.pool.target, f"the mesh was closed: {self._view.explain()}")
-        self._wait_for_connection(now_s)
+        self.wait_until_s = self._patience.for_connection_s(now_s, self.deadline_s)
         return None
 
     def end_attempt(self, attempt: Attempt, outcome: Outcome, now_s: float, failure: Failure | None = None) -> float | None:
@@ -163,13 +184,7 @@ class Call:
         self._view.end(attempt, outcome)
         self._not_before_s = None
         if outcome is Outcome.UNREACHABLE:
-            why = self._why_not_elsewhere()
-            self._tell(attempt, "never sent", why)
-            if why:
-                return self._wait_again_s(now_s)
-            self._elsewhere += 1
-            self._avoid(attempt)
-            return 0.0
+            return self._after_unsent(attempt, now_s)
         if failure is None:
             if outcome is Outcome.SUCCESS:
                 self.succeeded()
@@ -182,12 +197,39 @@ class Call:
             delay_s = tries.delay_s(failure, now_s, self.deadline_s, self._limits.rng, self._throttle)
             if delay_s is not None and not self._limits.budget.withdraw():
                 delay_s, tries.why = None, "the target's retry budget"
-        self._tell(attempt, failure.code, "" if delay_s is not None else tries.why)
+        story = self._tell(attempt, failure.code, "" if delay_s is not None else tries.why)
         if delay_s is None:
             return None
+        story.why = tries.because
         self._avoid(attempt)
         self._not_before_s = now_s + delay_s if delay_s else None
         return delay_s
+
+    def abandon(self) -> None:
+        """``close``, for a caller that an exception may have taken out between any two lines: the attempt that it began ends, too."""
+        if self.under_way is not None:
+            self._view.end(self.under_way, Outcome.CANCELLED)
+        self.close()
+
+    def close(self) -> None:
+        """The call is over, whatever ended it: give its places back. Idempotent; any thread, but not a finalizer."""
+        if self._admission is not None:
+            self._admission.leave()
+
+    def keep(self, places: Sequence[Place]) -> None:
+        """It has these places already, one at every gate: its first attempt took them (see ``entrance``)."""
+        if self._admission is not None:
+            self._admission.keep(places)
+
+    @property
+    def limited(self) -> bool:
+        """It has to be closed, and to be told how to wake who waits for its turn."""
+        return self._admission is not None
+
+    def wake_with(self, wake: Wake) -> None:
+        """Before it begins. ``wake``: its turn may have come, ask again; called from any thread, and False: nobody is there any more."""
+        if self._admission is not None:
+            self._admission.wake = wake
 
     def succeeded(self) -> None:
         """For gRPC's throttle, which counts successes too."""
@@ -200,26 +242,42 @@ class Call:
         return 0 if self._tries is None else self._tries.sent
 
     def attempt_timeout_s(self, now_s: float) -> float | None:
-        """How long the next attempt may take: what is left of the deadline, or less; None without a limit."""
+        """How long the next attempt may take: what is left of the deadline, or less; None without a limit. A stream may last."""
         left_s, per_try_s = self.remaining_s(now_s), self._rules.per_try_timeout_s
-        if not per_try_s:
+        if not per_try_s or self._stream:
             return left_s
         return per_try_s if left_s is None else min(per_try_s, left_s)
 
     def timed_out(self, attempt: Attempt, now_s: float) -> bool:
         """This attempt had a limit of its own, and that is over."""
         per_try_s = self._rules.per_try_timeout_s
-        return per_try_s > 0.0 and now_s - attempt.started_s >= 0.9 * per_try_s
+        return per_try_s > 0.0 and not self._stream and now_s - attempt.started_s >= 0.9 * per_try_s
 
     def story(self) -> str:
         """For the error that ends the call: what was tried, and why no more was; empty where that is plain."""
-        story = self._story
-        return f"meshlb: {'; '.join(story)}" if len(story) > 1 or (story and " (no more: " in story[-1]) else ""
+        return "" if self._story is None else str(self._story)
 
-    def _tell(self, attempt: Attempt, what: str, why: str) -> None:
-        endpoint = attempt.subchannel.endpoint
-        del self._story[:-MAX_STORY]
-        self._story.append(f"{endpoint.name or endpoint.address} {what}{f' (no more: {why})' if why else ''}")
+    def attempts(self, endpoint: Endpoint | None = None, ended: str = "") -> tuple[Tried, ...]:
+        """Those that failed; and the one that is under way at ``endpoint``, or ended there. Empty for a call that has no more to tell."""
+        return () if self._story is None else self._story.attempts(endpoint, ended)
+
+    def _tell(self, attempt: Attempt, what: str, no_more: str) -> Story:
+        story = self._story
+        if story is None:
+            story = self._story = Story()
+        story.tell(attempt.subchannel.endpoint, what, no_more)
+        return story
+
+    def _after_unsent(self, attempt: Attempt, now_s: float) -> float | None:
+        why_not = self._why_not_elsewhere()
+        story = self._tell(attempt, NEVER_SENT, why_not)
+        if why_not:
+            story.why = WAIT_FOR_READY
+            return self._wait_again_s(now_s)
+        story.why = NEVER_SENT
+        self._elsewhere += 1
+        self._avoid(attempt)
+        return 0.0
 
     def _why_not_elsewhere(self) -> str:
         """Empty: it is paid for, and may go."""
@@ -232,7 +290,7 @@ class Call:
         return "" if self._limits.budget.withdraw() else "the target's retry budget"
 
     def _avoid(self, attempt: Attempt) -> None:
-        self.info = PickInfo(self.info.method, self.info.exclude | {attempt.subchannel})
+        self.info = self.info.avoiding(self.info.exclude | {attempt.subchannel})
 
     def _wait_again_s(self, now_s: float) -> float | None:
         if not self.wait_for_ready or self._view.pool.over:
@@ -250,33 +308,6 @@ class Call:
     def remaining_s(self, now_s: float) -> float | None:
         """What is left of the deadline for the next attempt; None without one."""
         return None if self.deadline_s is None else max(self.deadline_s - now_s, 0.0)
-
-    def _wait_for_first_answer(self, now_s: float) -> None:
-        error = self._view.error
-        if error is not None:
-            self._view.pool.resolve_now()
-        if error is not None and (not self.wait_for_ready or self._view.pool.over):
-            raise copy.copy(error)  # raised itself, one object would collect the frames of every call that it fails
-        if self.deadline_s is not None or self.wait_for_ready:
-            self.wait_until_s = self.deadline_s
-            return
-        if self._resolving_until_s is None:
-            self._resolving_until_s = now_s + self._limits.first_answer_timeout_s
-        if now_s >= self._resolving_until_s:
-            waited = f"no answer within first_answer_timeout_s={self._limits.first_answer_timeout_s:g}"
-            raise ResolveError(self._view.pool.target, (self._view.explain(),), summary=waited)
-        self.wait_until_s = self._resolving_until_s
-
-    def _wait_for_connection(self, now_s: float) -> None:
-        if self.deadline_s is not None:
-            self.wait_until_s = self.deadline_s
-            return
-        if self._connecting_until_s is None:
-            self._connecting_until_s = now_s + self._limits.connect_timeout_s
-        if now_s >= self._connecting_until_s:
-            waited = f"no connection within connect_timeout_s={self._limits.connect_timeout_s:g}"
-            raise NoEndpointError(self._view.pool.target, f"{waited}: {self._view.explain()}")
-        self.wait_until_s = self._connecting_until_s
 
     def _try_unready(self) -> Attempt:
         attempt = self._view.begin_unready(self.info, self._stream)

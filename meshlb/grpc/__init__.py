@@ -22,7 +22,7 @@ from meshlb.grpc import stock
 from meshlb.grpc.channel import Channel
 from meshlb.grpc.connection import Connections
 from meshlb.grpc.descriptors import idempotent_methods
-from meshlb.grpc.in_flight import endpoint_of
+from meshlb.grpc.marks import attempts_of, endpoint_of
 from meshlb.grpc.options import ChannelOptions
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from meshlb.grpc import aio as aio
     from meshlb.mesh import Mesh
 
-__all__ = ["Channel", "aio", "endpoint_of", "idempotent_methods", "insecure_channel", "secure_channel"]
+__all__ = ["Channel", "aio", "attempts_of", "endpoint_of", "idempotent_methods", "insecure_channel", "secure_channel"]
 
 Options = Iterable[tuple[str, Any]]
 

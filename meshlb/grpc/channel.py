@@ -21,10 +21,17 @@ stream_stream      -                               own; stream, until exhausted,
                                                    cancelled or dropped                   cancelled
 =================  ==============================  =====================================  =====================================
 
-A stream of requests is never tried again: what was read of it cannot be read twice. "own" with ``wait_for_ready`` is always one of ours,
-since it may have to go back to waiting. A back-off blocks the thread of a blocking call, which ``close()`` and signals end, and nobody
-else. ``per_try_timeout_s`` holds for unary_unary alone: a stream may last. What finally fails is grpc's own error of the last attempt, with
-a note of what was tried; where the deadline came meanwhile, ours, with that error as its cause.
+A stream of requests is never tried again: what was read of it cannot be read twice. "own" with ``wait_for_ready`` or with limits is always
+one of ours, since it may have to go back to waiting, or to wait for its turn; and so is a stream of answers on an endpoint that is ejected,
+whose probe it may be: its first message brings the endpoint back. A back-off blocks the thread of a blocking call, which
+``close()`` and signals end, and nobody else. ``per_try_timeout_s`` is a deadline for each attempt of a unary_unary, and limits the wait for
+the first message of a unary_stream (``first_message``). What finally fails is grpc's own error of the last attempt, with
+a note of what was tried; where the deadline came meanwhile, ours, with that error as its cause. ``attempts_of`` tells the attempts apart,
+and why each was made.
+
+Limits (``Config(limits=…)``): a call keeps its place from its first attempt to its end, which for "counts" above is the end of what its
+caller holds: the last attempt, a stream when it is exhausted, failed, cancelled or dropped (asyncio: not dropped). One that waits for its
+turn and is cancelled, dropped, timed out or closed costs nobody his. Rejected calls end with RESOURCE_EXHAUSTED (``RejectedError``).
 
 Every kind looks at the picked connection itself before it sends (``unary_unary()`` not again within 5 ms of a call that found it ready):
 gRPC would queue a call on one that was lost a moment ago until it is back or given up, which takes seconds where packets vanish.
@@ -43,17 +50,19 @@ from typing import Any
 
 import grpc
 
+from meshlb.grpc.blocking import Blocking
 from meshlb.grpc.connection import Connections
 from meshlb.grpc.connectivity import Subscriptions
+from meshlb.grpc.inners import Factory
 from meshlb.grpc.link import FRESH_S
-from meshlb.grpc.multicallable import Factory, Multicallable
+from meshlb.grpc.multicallable import Multicallable
 from meshlb.grpc.once import Once
 from meshlb.grpc.pending import PendingCalls
 from meshlb.grpc.stock import READY, factory_extras
 
 
-class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
-    """The success path of ``__call__`` is written out: read the view, pick, one dict look-up, grpc, end."""
+class UnaryUnary(Blocking, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
+    """The success path of ``__call__`` is written out: read the entrance, pick, one dict look-up, grpc, end."""
 
     stream = False
     replays = True
@@ -67,11 +76,11 @@ class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[m
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> Any:
-        view = self.connections.view
+        entrance = self.connections.entrance
         inner = attempt = None
         try:
-            if view is not None:
-                attempt = view.begin(self._info)
+            if entrance is not None:
+                attempt = entrance.begin(self._info)
                 if attempt is not None:
                     found = self._inner.get(attempt.subchannel)
                     if found is not None and attempt.started_s - found[1].seen_s < FRESH_S:
@@ -83,7 +92,7 @@ class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[m
                         inner = self.inner_for(attempt)
         except BaseException as error:  # noqa: BLE001 - a bug of ours must not cost the call, nor a signal's handler leave a count
             return self.rescue(error, attempt, "__call__", (request, timeout, metadata, credentials, wait_for_ready, compression))
-        if view is None or attempt is None or inner is None:
+        if entrance is None or attempt is None or inner is None:
             return self.block("__call__", (request, timeout, metadata, credentials, wait_for_ready, compression))
         try:
             reply = inner(request, timeout, metadata, credentials, None, compression)
@@ -92,17 +101,20 @@ class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[m
             try:
                 call = self.after_failure(attempt, error, arguments)
             except BaseException:
-                attempt.live.discard(attempt)
+                self.uncount(attempt)
                 raise
             if call is None:
                 raise
         else:
             try:
-                view.end(attempt)
+                entrance.end(attempt)
             except BaseException as error:  # noqa: BLE001
                 self.after_success(attempt, error)
             return reply
-        return self.block("__call__", arguments, call)
+        try:
+            return self.block("__call__", arguments, call)
+        finally:
+            call.close()
 
     def with_call(
         self,
@@ -127,8 +139,8 @@ class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[m
         return self.invoke("future", (request, timeout, metadata, credentials, wait_for_ready, compression))
 
 
-class LimitedUnaryUnary(UnaryUnary):
-    """For methods of which every attempt has a time limit, or every success counts: nothing is cut short."""
+class RuledUnaryUnary(UnaryUnary):
+    """For methods whose attempts have a time limit, or whose successes count: nothing is cut short."""
 
     def __call__(
         self,
@@ -159,7 +171,7 @@ class UnaryStream(Multicallable, grpc.UnaryStreamMultiCallable):  # type: ignore
         return self.invoke("__call__", (request, timeout, metadata, credentials, wait_for_ready, compression))
 
 
-class StreamUnary(Multicallable, grpc.StreamUnaryMultiCallable):  # type: ignore[misc]
+class StreamUnary(Blocking, grpc.StreamUnaryMultiCallable):  # type: ignore[misc]
     """A stream of requests, one answer; what was asked of the stream cannot be sent again."""
 
     def __call__(
@@ -240,7 +252,7 @@ class Channel(grpc.Channel):  # type: ignore[misc]
     ) -> UnaryUnary:
         make = _factory("unary_unary", method, request_serializer, response_deserializer, _registered_method, private)
         made = UnaryUnary(self._connections, self._pending, method, make)
-        return made if made.rules.plain else LimitedUnaryUnary(self._connections, self._pending, method, make)
+        return made if made.rules.plain else RuledUnaryUnary(self._connections, self._pending, method, make)
 
     def unary_stream(
         self,

@@ -9,9 +9,11 @@ takes 3 ms where reading takes half a one. While something connects, it is read 
 stays below half a percent of a core) and every 500 ms while nobody does. Calls wait for no scan: each looks at its connection, and
 one that finds it gone tells at once.
 
-Removal drops references and never closes: gRPC lets calls in flight on such a channel finish and then frees it. The driver keeps it
-while there are any, so that the channel's own ``close()``, which alone closes, finds it, and so that it is there if its endpoint comes
-back.
+Removal drops references and does not close (``links.py``); neither does renewal (``pool/renewal.py``), unless streams were given a
+time limit.
+
+With health checking on, gRPC reports a server that is not fit as one that failed. Only the error of a call tells the two apart, so a
+connection that failed is asked for one every few seconds; that call fails in the process, within a tenth of a millisecond.
 
 Threads: ``open``, ``wait``, ``changed`` and ``close`` from any; ``_turn`` and what it calls only on the discovery thread.
 Ownership: calls and multicallables hold this object (people keep only the stub), the view's listener and the timers hold it weakly,
@@ -25,17 +27,19 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
+from meshlb.call.entrance import Entrance, entrance_of
 from meshlb.core.connectivity import Connectivity
 from meshlb.core.scheduler import Timer
 from meshlb.core.subchannel import Subchannel
 from meshlb.errors import ClosedError
 from meshlb.grpc import stock
 from meshlb.grpc.link import Link, LinkFactory, fork_gate, weakly
-from meshlb.grpc.options import ChannelOptions
+from meshlb.grpc.links import HoldsInner, Links
+from meshlb.grpc.options import ChannelOptions, is_shared_address
 from meshlb.pool.connecting import ConnectQueue
+from meshlb.pool.renewal import Renewals
 from meshlb.pool.view import View
 from meshlb.runtime.clock import system_rng
 from meshlb.runtime.fork import on_fork_child
@@ -58,12 +62,6 @@ TRANSIENT_FAILURE = Connectivity.TRANSIENT_FAILURE
 _inherited: list[object] = []  # the parent's channels, in a forked child: freeing them would close the parent's sockets
 
 
-class HoldsInner(Protocol):
-    """A multicallable: it keeps one inner multicallable a link, and lets it go when told."""
-
-    def forget(self, subchannels: Iterable[Subchannel]) -> None: ...
-
-
 class Watcher(Protocol):
     """Told of every change, from any thread; must not block."""
 
@@ -71,7 +69,7 @@ class Watcher(Protocol):
 
 
 class Connections:
-    """See the module head. ``view`` is None until the first use."""
+    """See the module head. ``view`` is None until the first use, and ``entrance``, where calls begin, as long."""
 
     def __init__(
         self,
@@ -84,6 +82,7 @@ class Connections:
         self.options = options
         self.closed = False
         self.view: View | None = None
+        self.entrance: View | Entrance | None = None
         self._factory = LinkFactory(binding, options, credentials, compression)
         self._rng = system_rng()
         self._stock: grpc.Channel | None = None
@@ -93,17 +92,18 @@ class Connections:
         on_fork_child(self._after_fork)
 
     def _start_clean(self) -> None:
-        self.view = None
+        self.view = self.entrance = None
         self.changes = 0  # how often something a waiting caller may want to know has happened
-        self.links: dict[Subchannel, Link] = {}
-        self.lock = threading.RLock()  # guards links and the holders' entries; re-entrant: freeing things may run code of ours
+        self._renewals: Renewals[Link] = Renewals(self.binding.config.connection, self._rng)
+        self._table = Links(self._renewals, self._holders)
+        self.links = self._table.used
+        self.lock = self._table.lock
         self._condition = threading.Condition(self.lock)
         self._waiters = 0
         self._watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
         self._queue = ConnectQueue(self._rng)
         self._opening: dict[Subchannel, Timer] = {}
         self._unsettled: dict[Subchannel, Link] = {}
-        self._draining: list[tuple[Subchannel, Link]] = []
         self._timer: Timer | None = None
         self._turn_due = False
         self._scanned_s = 0.0
@@ -115,14 +115,17 @@ class Connections:
         if self.view is None:
             with self.lock:
                 if self.view is None and not self.closed:
-                    self.view = self.binding.view(_Listener(self))
+                    listener = _Listener(self)
+                    view = self.binding.view(listener)
+                    view.describe_connection = listener.describe
+                    self.entrance = entrance_of(view, self.binding.limits.gates)
+                    self.view = view
                     self.wake()
         return None if self.closed else self.view
 
     def add_holder(self, holder: HoldsInner) -> None:
         """A multicallable was made; held weakly."""
-        with self.lock:
-            self._holders.add(holder)
+        self._table.add_holder(holder)
 
     def add_watcher(self, watcher: Watcher) -> None:
         """Held weakly, until ``remove_watcher``."""
@@ -166,6 +169,12 @@ class Connections:
             except ClosedError:  # the mesh was closed: what is connected stays so
                 self._turn_due = False
 
+    def describe(self, subchannel: Subchannel) -> dict[str, object]:
+        """One connection, as plain data for ``status()``."""
+        link = self.links.get(subchannel)
+        described = self._renewals.describe(subchannel, link, self.binding.clock.now_s())
+        return described if link is None or not link.why else {**described, "why": link.why}
+
     def stock_channel(self) -> grpc.Channel:
         """What the user would have had without meshlb: for calls on which meshlb itself fails."""
         with self.lock:
@@ -181,11 +190,7 @@ class Connections:
             if self.closed:
                 return
             self.closed = True
-            links = [*self.links.values(), *(link for _, link in self._draining)]
-            for holder in list(self._holders):
-                holder.forget(self.links)
-            self.links = {}
-            self._draining = []
+            links = self._table.take_all()
         if self.view is not None:
             self.view.close()
         for link in links:
@@ -227,8 +232,10 @@ class Connections:
             self._drop(subchannel)
         self._open_all(opened)
         self._report(view, self.links, [(subchannel, IDLE) for subchannel in gone])
-        self._let_go()
-        self._scanned_s = self.binding.clock.now_s()
+        now_s = self._scanned_s = self.binding.clock.now_s()
+        self._renew(now_s)
+        for link in self._table.let_go(now_s):
+            link.close()
 
     def _look_at_some(self) -> None:
         view = self.view
@@ -236,6 +243,7 @@ class Connections:
             self._look_at_all()
         elif view is not None and not self.closed:
             self._report(view, self._unsettled, [])
+            self._swap_ready(self.binding.clock.now_s())
 
     def _report(self, view: View, links: dict[Subchannel, Link], changes: list[tuple[Subchannel, Connectivity]]) -> None:
         """Read states and tell the view those it does not know; a connect that ended makes room for the next."""
@@ -247,8 +255,11 @@ class Connections:
                 link.state(connect=True)
             if state is not view.state_of(subchannel):
                 changes.append((subchannel, state))
+            if (state is READY) is (link.ready_s is None):
+                self._note_age(subchannel, link, now_s)
             if state is READY or state is TRANSIENT_FAILURE:
                 settled.append(subchannel)
+                link.ask_why(now_s, failed=state is TRANSIENT_FAILURE)
             elif subchannel not in self._unsettled:
                 link.connecting_since_s = now_s
                 self._unsettled[subchannel] = link
@@ -265,7 +276,7 @@ class Connections:
     def _open_one(self, subchannel: Subchannel) -> None:
         if self._opening.pop(subchannel, None) is None:
             return
-        link = self._still_draining(subchannel) or self._factory.open(subchannel.endpoint)
+        link = self._table.take_up(subchannel) or self._factory.open(subchannel.endpoint)
         with self.lock:
             if not self.closed:
                 self.links[subchannel] = link
@@ -279,27 +290,28 @@ class Connections:
         if timer is not None:
             timer.cancel()
         self._unsettled.pop(subchannel, None)
-        with self.lock:
-            link = self.links.pop(subchannel, None)
-            for holder in list(self._holders):
-                holder.forget((subchannel,))
-            if link is not None:
-                self._draining.append((subchannel, link))
+        self._table.drop(subchannel)
 
-    def _still_draining(self, subchannel: Subchannel) -> Link | None:
-        """The link of an endpoint that was let go and is wanted again before its calls have ended: taken up, not made anew."""
-        with self.lock:
-            link = next((link for draining, link in self._draining if draining is subchannel), None)
-            self._draining = [entry for entry in self._draining if entry[1] is not link]
-        return link
+    def _note_age(self, subchannel: Subchannel, link: Link, now_s: float) -> None:
+        """It got ready, or is not any more."""
+        if link.ready_s is None:
+            self._renewals.came_up(link, now_s, renew=not is_shared_address(subchannel.endpoint))
+        else:
+            self._renewals.went_down(subchannel, link)
 
-    def _let_go(self) -> None:
-        """Those that carry no call any more; dropping the last reference frees the connection, gently."""
-        with self.lock:
-            self._draining = [entry for entry in self._draining if entry[0].in_flight]
+    def _renew(self, now_s: float) -> None:
+        for subchannel in self._renewals.due(self.links, now_s):
+            self._table.add_successor(subchannel, self._factory.open(subchannel.endpoint))
+        self._swap_ready(now_s)
+
+    def _swap_ready(self, now_s: float) -> None:
+        for subchannel, link in list(self._renewals.successors.items()):
+            if link.state() is READY:
+                self._renewals.came_up(link, now_s)
+                self._table.swap(subchannel, link, now_s)
 
     def _pace_s(self) -> float:
-        awaited = self._waiters or self._draining or len(self._watchers)
+        awaited = self._waiters or self._table.draining or len(self._watchers)
         return max(AWAITED_SCAN_S if awaited else SCAN_S, SCAN_S_PER_LINK * len(self.links))
 
     def _arm(self) -> None:
@@ -308,8 +320,9 @@ class Connections:
         if self.closed:
             return
         delay_s = self._pace_s()
-        if self._unsettled:
-            youngest_s = max(link.connecting_since_s for link in self._unsettled.values())
+        connecting = [*self._unsettled.values(), *self._renewals.successors.values()]
+        if connecting:
+            youngest_s = max(link.connecting_since_s for link in connecting)
             age_s = self.binding.clock.now_s() - youngest_s
             delay_s = min(delay_s, max(MIN_SCAN_S, CONNECTING_RATIO * age_s))
         self._timer = self.binding.scheduler.call_later(delay_s, weakly(self._tick))
@@ -317,7 +330,7 @@ class Connections:
     # --- fork -------------------------------------------------------------------------------------------------------------
 
     def _after_fork(self) -> None:
-        _inherited.append((self.links, self._draining, self._stock))
+        _inherited.append((self._table, self._stock))
         for holder in list(self._holders):
             holder.forget(list(self.links))
         self._stock = None
@@ -340,3 +353,7 @@ class _Listener:
         connections = self._connections()
         if connections is not None:
             connections.changed()
+
+    def describe(self, subchannel: Subchannel) -> dict[str, object]:
+        connections = self._connections()
+        return {} if connections is None else connections.describe(subchannel)

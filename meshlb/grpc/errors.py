@@ -3,16 +3,17 @@
 ``except grpc.RpcError`` with ``error.code()`` keeps working, and so does ``except meshlb.ServiceNotFoundError``. An error that
 comes from the wire is never wrapped: callers get grpc's own object.
 
-=========================  =================  ==========================  ==============================
-meshlb's                   status             threads                     asyncio
-=========================  =================  ==========================  ==============================
-NoEndpointError            UNAVAILABLE        UnavailableError            AioUnavailableError
-ResolveError               UNAVAILABLE        UnresolvedError             AioUnresolvedError
-ServiceNotFoundError       UNAVAILABLE        UnknownServiceError         AioUnknownServiceError
-PortNotFoundError          UNAVAILABLE        UnknownPortError            AioUnknownPortError
-DeadlineExceededError      DEADLINE_EXCEEDED  TimedOutError               AioTimedOutError
-MeshError (cancelled)      CANCELLED          CancelledError              (asyncio.CancelledError)
-=========================  =================  ==========================  ==============================
+=====================  ==================  ===================  ========================
+meshlb's               status              threads              asyncio
+=====================  ==================  ===================  ========================
+NoEndpointError        UNAVAILABLE         UnavailableError     AioUnavailableError
+ResolveError           UNAVAILABLE         UnresolvedError      AioUnresolvedError
+ServiceNotFoundError   UNAVAILABLE         UnknownServiceError  AioUnknownServiceError
+PortNotFoundError      UNAVAILABLE         UnknownPortError     AioUnknownPortError
+OverLimitError         RESOURCE_EXHAUSTED  RejectedError        AioRejectedError
+DeadlineExceededError  DEADLINE_EXCEEDED   TimedOutError        AioTimedOutError
+MeshError (cancelled)  CANCELLED           CancelledError       (asyncio.CancelledError)
+=====================  ==================  ===================  ========================
 
 ``details()`` and ``str()`` are one line: the target, the sources that were asked and what each said.
 """
@@ -25,7 +26,15 @@ from typing import Any, NoReturn
 import grpc
 from grpc import StatusCode
 
-from meshlb.errors import DeadlineExceededError, MeshError, NoEndpointError, PortNotFoundError, ResolveError, ServiceNotFoundError
+from meshlb.errors import (
+    DeadlineExceededError,
+    MeshError,
+    NoEndpointError,
+    OverLimitError,
+    PortNotFoundError,
+    ResolveError,
+    ServiceNotFoundError,
+)
 
 LOCALLY_CANCELLED = "Locally cancelled by application!"  # grpc's own words
 
@@ -139,6 +148,12 @@ class UnknownPortError(_Ended, PortNotFoundError):
     _status = StatusCode.UNAVAILABLE
 
 
+class RejectedError(_Ended, OverLimitError):
+    """A limit of the configuration let the call not go."""
+
+    _status = StatusCode.RESOURCE_EXHAUSTED
+
+
 class TimedOutError(_Ended, DeadlineExceededError):
     """The deadline came before the call could be sent."""
 
@@ -185,6 +200,12 @@ class AioUnknownPortError(_AioEnded, PortNotFoundError):
     _status = StatusCode.UNAVAILABLE
 
 
+class AioRejectedError(_AioEnded, OverLimitError):
+    """A limit of the configuration let the call not go."""
+
+    _status = StatusCode.RESOURCE_EXHAUSTED
+
+
 class AioTimedOutError(_AioEnded, DeadlineExceededError):
     """The deadline came before the call could be sent."""
 
@@ -194,6 +215,7 @@ class AioTimedOutError(_AioEnded, DeadlineExceededError):
 # The nearest kind first; what is not listed is raised as UNAVAILABLE by its nearest ancestor here.
 _KINDS: tuple[tuple[type[MeshError], type[_Ended], type[_AioEnded]], ...] = (
     (DeadlineExceededError, TimedOutError, AioTimedOutError),
+    (OverLimitError, RejectedError, AioRejectedError),
     (ServiceNotFoundError, UnknownServiceError, AioUnknownServiceError),
     (PortNotFoundError, UnknownPortError, AioUnknownPortError),
     (ResolveError, UnresolvedError, AioUnresolvedError),

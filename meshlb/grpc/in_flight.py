@@ -15,10 +15,10 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from meshlb.core.endpoint import Endpoint
 from meshlb.core.outcome import Outcome
 from meshlb.core.subchannel import Attempt
 from meshlb.errors import ClosedError
+from meshlb.grpc.marks import mark
 from meshlb.grpc.status import outcome_of
 from meshlb.pool.view import View
 
@@ -26,34 +26,12 @@ if TYPE_CHECKING:
     from meshlb.binding import Binding
 
 CANCELLED = Outcome.CANCELLED
-_ENDPOINT = "_meshlb_endpoint"
 
 
-def mark(call_or_error: Any, endpoint: Endpoint) -> None:
-    """Have ``endpoint_of`` find it: gRPC's calls have no ``peer()`` on the client's side in Python, and take attributes."""
-    setattr(call_or_error, _ENDPOINT, endpoint)
-
-
-def endpoint_of(call_or_error: object) -> Endpoint | None:
-    """The endpoint that a call went to, from what ``with_call``, ``future`` or a stream returned or what a failed call raised.
-
-    None if it went nowhere (yet), or over the fallback. Interceptors that return what they were given do not hide it.
-    """
-    seen: Any = call_or_error
-    for _ in range(16):  # as deep as interceptors may wrap
-        endpoint = getattr(seen, _ENDPOINT, None)
-        if isinstance(endpoint, Endpoint):
-            return endpoint
-        seen = getattr(seen, "_call", None)
-        if seen is None:
-            break
-    return None
-
-
-def end_with(call: Any, attempt: Attempt, view: View, binding: Binding, *, stream: bool) -> None:
-    """Count the attempt as ended when the call is; ``stream``: its answers are one."""
+def end_with(call: Any, attempt: Attempt, view: View, binding: Binding, *, timeout_s: float | None, stream: bool) -> None:
+    """Count the attempt as ended when the call is; ``timeout_s``: what it was given; ``stream``: its answers are one."""
     mark(call, attempt.subchannel.endpoint)
-    end = _End(call, attempt, view, binding)
+    end = _End(call, attempt, view, binding, timeout_s)
     if not call.add_callback(end):
         end()
     if stream:
@@ -63,22 +41,26 @@ def end_with(call: Any, attempt: Attempt, view: View, binding: Binding, *, strea
 class _End:
     """Never raises: gRPC's thread would end with it."""
 
-    __slots__ = ("_attempt", "_binding", "_call", "_view", "func")
+    __slots__ = ("_attempt", "_binding", "_call", "_timeout_s", "_view", "func")
 
-    def __init__(self, call: Any, attempt: Attempt, view: View, binding: Binding) -> None:
+    def __init__(self, call: Any, attempt: Attempt, view: View, binding: Binding, timeout_s: float | None) -> None:
         self._call: Callable[[], Any] = weakref.ref(call)
         self._attempt = attempt
         self._view = view
         self._binding = binding
+        self._timeout_s = timeout_s
         self.func = type(self).__name__  # gRPC names it in its log
 
     def __call__(self) -> None:
         try:
             call = self._call()
-            outcome = CANCELLED if call is None else outcome_of(call.code(), call.details())
-            self._view.end(self._attempt, outcome)
+            self._view.end(self._attempt, CANCELLED if call is None else self._outcome(call))
         except Exception as error:  # noqa: BLE001 - a bug of ours must not end gRPC's thread
             self._binding.count_internal_error(error)
+
+    def _outcome(self, call: Any) -> Outcome:
+        took_s = self._binding.clock.now_s() - self._attempt.started_s
+        return outcome_of(call.code(), call.details(), took_s=took_s, timeout_s=self._timeout_s)
 
 
 def _end_later(attempt: Attempt, view: View, binding: Binding) -> None:

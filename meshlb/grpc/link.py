@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from meshlb.binding import Binding
 
 FRESH_S: Final = 0.005  # a look with cold caches costs a hundredth of a call; a busy connection need not be looked at by each
+WHY_S: Final = 5.0  # a thousand connections that failed cost 2 % of a core
 FORK_WAIT_S: Final = 1.0  # a look at all connections takes milliseconds
 
 
@@ -31,15 +32,21 @@ class Link:
     """One endpoint's real channel; None if grpc would not make one, and then it never gets ready.
 
     ``look`` is ``stock.state_reader``'s; its number is compared with ``stock.READY`` wherever a call is sent. ``seen_s`` is when a call
-    last found it ready: within ``FRESH_S`` of that blocking unary calls do not look again.
+    last found it ready: within ``FRESH_S`` of that blocking unary calls do not look again. ``ready_s`` and ``renew_s``: see
+    ``pool/renewal.py``. ``why`` is what gRPC last said of a connection that failed, where it is asked.
     """
 
-    __slots__ = ("channel", "connecting_since_s", "look", "seen_s")
+    __slots__ = ("_asked_s", "asks_why", "channel", "connecting_since_s", "look", "ready_s", "renew_s", "seen_s", "why")
 
     def __init__(self, channel: grpc.Channel | None, now_s: float) -> None:
         self.channel = channel
         self.connecting_since_s = now_s
         self.seen_s = float("-inf")
+        self.ready_s: float | None = None
+        self.renew_s = float("inf")
+        self.asks_why = False
+        self.why = ""
+        self._asked_s = float("-inf")
         self.look = stock.state_reader(channel) if channel is not None else _never_ready
 
     def state(self, *, connect: bool = False) -> Connectivity:
@@ -48,6 +55,16 @@ class Link:
             return stock.STATES[self.look(connect)]
         except ValueError:
             return Connectivity.SHUTDOWN
+
+    def ask_why(self, now_s: float, *, failed: bool) -> None:
+        """Have gRPC say in ``why`` what is wrong with a connection that failed, now and then while it is; forget it when it is not."""
+        if not self.asks_why:
+            return
+        if not failed:
+            self.why, self._asked_s = "", float("-inf")
+        elif now_s - self._asked_s >= WHY_S:
+            self._asked_s = now_s
+            self.why = stock.error_of(self.channel) if self.channel is not None else ""
 
     def close(self) -> None:
         if self.channel is not None:
@@ -86,6 +103,7 @@ class LinkFactory:
         except Exception as error:  # noqa: BLE001
             binding.count_internal_error(error)
         link = Link(channel, binding.clock.now_s())
+        link.asks_why = self._options.watches_health(binding.config)
         link.state(connect=True)
         return link
 

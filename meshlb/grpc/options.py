@@ -12,15 +12,15 @@ TRANSIENT_FAILURE instead of going idle, and does health checking, which ``pick_
 
 - no idle timeout: gRPC's 30 minutes would make a rarely used pod pay a connect;
 - a connect may take ``connect_timeout_s`` instead of 20 s, and back-off is 0.2 to 5 s instead of 1 to 120 s;
-- TCP gives up on a vanished host after ``_KEEPALIVE_TIMEOUT_MS`` (gRPC sets TCP_USER_TIMEOUT as soon as keepalive is on at all).
-  Pings stay rarer than the 5 minutes that servers tolerate by default: at 30 s a silent call to a default Python server ends after
-  180 s with "Too many pings" (measured, grpcio 1.85), which no balancer may do to it;
+- what ``Connection`` says: pings and how long they may stay unanswered, health checking, no shared connections if they are renewed.
+  gRPC arms a ping by ``ping_timeout_ms`` and not by ``keepalive_timeout``, which only becomes TCP_USER_TIMEOUT, and that as soon as
+  pings are on at all: where they are off, a ping in 24 days stands for none;
 - no HTTP proxy between pods (unless one was given), which gRPC would use for IP addresses too.
 
 Equal options in equal order let channels of one process share connections (gRPC's subchannel pool); only connections that must be
 separate, to a ClusterIP, get an argument of their own.
 
-Spec: grpc/doc/keepalive.md, grpc/include/grpc/impl/channel_arg_names.h.
+Spec: gRFC A8, A17, A18; grpc/doc/keepalive.md, grpc/include/grpc/impl/channel_arg_names.h.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from meshlb.core.endpoint import Endpoint
 from meshlb.grpc import service_config
 from meshlb.grpc.service_config import MethodDefaults, fail, text
+from meshlb.pool.connection_settings import Connection
 from meshlb.retry.rules import Rules, rules_of
 
 if TYPE_CHECKING:
@@ -46,15 +47,13 @@ CONNECTION = "meshlb.connection"  # unknown to gRPC, so it only makes the connec
 INT_MAX = 2**31 - 1
 _INITIAL_BACKOFF_MS = 200
 _MAX_BACKOFF_MS = 5_000
-_KEEPALIVE_TIME_MS = 310_000
-_KEEPALIVE_TIMEOUT_MS = 3_000
-_PING_TIMEOUT_MS = 5_000  # what gRPC arms for a ping, not keepalive_timeout; its default is 60 s
+_NEVER_MS = INT_MAX - 1  # INT_MAX itself turns TCP_USER_TIMEOUT off, too
 
 
 class ChannelOptions:
     """Parsed once a channel; immutable. ``policy`` is what the options ask for (None: nothing), in ``policy_of``'s terms."""
 
-    __slots__ = ("_fixed", "_methods", "_shared", "_throttling", "_user", "policy", "stock_options")
+    __slots__ = ("_config", "_methods", "_shared", "_throttling", "_user", "policy", "stock_options")
 
     def __init__(self, stock_options: tuple[Option, ...]) -> None:
         self.stock_options = stock_options
@@ -64,8 +63,8 @@ class ChannelOptions:
         self._methods = service_config.methods(config)
         self._throttling = service_config.throttling(config)
         self._user = user
-        self._shared: dict[tuple[str, float, str], tuple[Option, ...]] = {}
-        self._fixed = (service_config.OPTION, service_config.for_endpoint(config))
+        self._shared: dict[tuple[str, float, str, Connection], tuple[Option, ...]] = {}
+        self._config = config
 
     @classmethod
     def of(cls, options: Iterable[tuple[Any, Any]] | None) -> ChannelOptions:
@@ -78,22 +77,19 @@ class ChannelOptions:
         ``authority`` is the target's own; gRPC verifies TLS against its host. ``tls_name``: for a secure channel, the name to
         verify where it is not that host (a trailing dot, several addresses). The user's own authority or name wins.
         """
-        key = (authority, config.connect_timeout_s, tls_name)
+        key = (authority, config.connect_timeout_s, tls_name, config.connection)
         if key not in self._shared:
             self._shared[key] = self._options(*key)
         options = self._shared[key]  # gRPC keeps the pairs; one set for all endpoints saves 600 bytes for each
         return (*options, (CONNECTION, endpoint.uid)) if is_shared_address(endpoint) else options
 
-    def _options(self, authority: str, connect_timeout_s: float, tls_name: str) -> tuple[Option, ...]:
+    def _options(self, authority: str, connect_timeout_s: float, tls_name: str, connection: Connection) -> tuple[Option, ...]:
         merged: dict[str, Any] = {
             "grpc.client_idle_timeout_ms": INT_MAX,
             "grpc.initial_reconnect_backoff_ms": _INITIAL_BACKOFF_MS,
             "grpc.max_reconnect_backoff_ms": _MAX_BACKOFF_MS,
             "grpc.min_reconnect_backoff_ms": max(int(connect_timeout_s * 1000), 1),  # the connect timeout, despite its name
-            "grpc.keepalive_time_ms": _KEEPALIVE_TIME_MS,
-            "grpc.keepalive_timeout_ms": _KEEPALIVE_TIMEOUT_MS,
-            "grpc.http2.ping_timeout_ms": _PING_TIMEOUT_MS,
-            "grpc.keepalive_permit_without_calls": 0,
+            **_of_connection(connection),
         }
         if "grpc.http_proxy" not in self._user:
             merged["grpc.enable_http_proxy"] = 0
@@ -101,9 +97,13 @@ class ChannelOptions:
             merged[AUTHORITY] = authority
             if tls_name and AUTHORITY not in self._user and authority.rpartition(":")[0].strip("[]") != tls_name:
                 merged[TLS_NAME] = tls_name
-        merged.update((self._fixed,))
+        merged[service_config.OPTION] = service_config.for_endpoint(self._config, _watched(connection))
         merged.update(self._user)
         return tuple(merged.items())
+
+    def watches_health(self, config: Config) -> bool:
+        """A server that is not fit is kept from calls by gRPC's health checking."""
+        return service_config.HEALTH in self._config or _watched(config.connection) is not None
 
     def defaults_of(self, method: str) -> MethodDefaults:
         """The service config's word on ``/package.Service/Method``: the most specific entry wins."""
@@ -124,6 +124,32 @@ class ChannelOptions:
 
 
 _NOTHING = MethodDefaults()
+
+
+def _of_connection(said: Connection) -> dict[str, int]:
+    if not said.enabled:
+        return {}
+    options: dict[str, int] = {}
+    if said.keepalive_time_s:
+        options["grpc.keepalive_time_ms"] = _ms(said.keepalive_time_s)
+    elif said.keepalive_timeout_s:
+        options["grpc.keepalive_time_ms"] = _NEVER_MS
+    if said.keepalive_timeout_s:
+        options["grpc.keepalive_timeout_ms"] = _ms(said.keepalive_timeout_s)
+    if said.ping_timeout_s:
+        options["grpc.http2.ping_timeout_ms"] = _ms(said.ping_timeout_s)
+    options["grpc.keepalive_permit_without_calls"] = 0
+    if said.max_age_s:
+        options["grpc.use_local_subchannel_pool"] = 1
+    return options
+
+
+def _watched(said: Connection) -> str | None:
+    return said.health_check if said.enabled else None
+
+
+def _ms(seconds: float) -> int:
+    return min(int(seconds * 1000), _NEVER_MS)
 
 
 def is_shared_address(endpoint: Endpoint) -> bool:

@@ -10,15 +10,21 @@ what is dropped.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 from meshlb.call.call import Call
 from meshlb.core.scheduler import Timer
+from meshlb.core.subchannel import Attempt
+from meshlb.errors import ClosedError
 from meshlb.grpc.connection import Connections
+from meshlb.grpc.inners import Arguments
 from meshlb.grpc.link import weakly
-from meshlb.grpc.multicallable import Arguments, Multicallable
+from meshlb.grpc.multicallable import Multicallable
+from meshlb.grpc.pending_attempts import PendingAttempts
 from meshlb.grpc.pending_call import PendingCall
 from meshlb.grpc.worker import Worker
 from meshlb.runtime.fork import on_fork_child
@@ -38,9 +44,10 @@ class PendingCalls:
 
     def _start_clean(self) -> None:
         self._lock = threading.RLock()
-        self._calls: weakref.WeakSet[PendingCall] = weakref.WeakSet()
-        self._kept: set[PendingCall] = set()  # somebody wants to be called back
+        self._calls: weakref.WeakSet[PendingAttempts] = weakref.WeakSet()
+        self._kept: set[PendingAttempts] = set()  # somebody wants to be called back
         self._timer: Timer | None = None
+        self._timer_s = 0.0
         self._due = False
 
     def add(self, multicallable: Multicallable, call: Call, verb: str, arguments: Arguments, *, at_once: bool) -> PendingCall:
@@ -50,19 +57,31 @@ class PendingCalls:
             self.wait(pending)
         return pending
 
-    def wait(self, call: PendingCall) -> None:
+    def begun(
+        self, multicallable: Multicallable, call: Call, verb: str, arguments: Arguments, picked: tuple[Attempt, Any]
+    ) -> PendingCall:
+        """One that begins here and now; raises what grpc raises."""
+        pending = PendingCall(self, multicallable, call, verb, arguments)
+        pending.begin_with(picked, arguments)
+        return pending
+
+    def wait(self, call: PendingAttempts) -> None:
         """Look at it when something changes."""
         with self._lock:
             self._calls.add(call)
         self._connections.add_watcher(self)
-        self.changed()
+        self.nudge(call)  # what has changed since it was looked at
 
-    def keep(self, call: PendingCall) -> None:
+    def nudge(self, call: PendingAttempts) -> None:
+        """Look at this one, soon."""
+        WORKER.submit(weakly(self._step_one, weakref.ref(call)))
+
+    def keep(self, call: PendingAttempts) -> None:
         """Hold it until its callbacks are grpc's, even if its caller does not."""
         with self._lock:
             self._kept.add(call)
 
-    def let_go(self, call: PendingCall) -> None:
+    def let_go(self, call: PendingAttempts) -> None:
         """It has called back."""
         with self._lock:
             self._kept.discard(call)
@@ -77,6 +96,19 @@ class PendingCalls:
         self._due = False
         with self._lock:
             calls = list(self._calls)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._step_all(calls)
+
+    def _step_one(self, ref: Callable[[], PendingAttempts | None]) -> None:
+        call = ref()
+        with self._lock:
+            waits = call is not None and call in self._calls
+        if call is not None and waits:  # not one that its maker is still looking at
+            self._step_all([call])
+
+    def _step_all(self, calls: list[PendingAttempts]) -> None:
         limits_s = [call.wait_until_s for call in calls if not call.step()]
         with self._lock:
             for call in calls:
@@ -89,12 +121,20 @@ class PendingCalls:
         self._arm([limit_s for limit_s in limits_s if limit_s is not None])
 
     def _arm(self, limits_s: list[float]) -> None:
+        """Have all of them looked at then, unless a timer will do so earlier."""
+        if not limits_s or (self._timer is not None and self._timer_s <= min(limits_s)):
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if limits_s:
-            delay_s = min(max(min(limits_s) - self._connections.binding.clock.now_s(), 0.0), FOR_EVER_S)
-            self._timer = self._connections.binding.scheduler.call_later(delay_s, weakly(self.changed))
+        self._timer_s = min(limits_s)
+        delay_s = min(max(self._timer_s - self._connections.binding.clock.now_s(), 0.0), FOR_EVER_S)
+        with contextlib.suppress(ClosedError):  # the mesh is being closed, which ends whoever waits
+            self._timer = self._connections.binding.scheduler.call_later(delay_s, weakly(self._expired))
+
+    def _expired(self) -> None:
+        self._timer = None
+        self.changed()
 
     def call_back(self, callback: Callable[[], None]) -> None:
         """Run a user's callback, on the thread for those."""

@@ -25,6 +25,7 @@ from meshlb.retry.settings import CODES, MethodRetry
 from meshlb.retry.throttle import Throttling
 
 OPTION = "grpc.service_config"
+HEALTH = "healthCheckConfig"
 POLICY_NAME = "grpc.lb_policy_name"
 _POOLS_OWN = ("loadBalancingConfig", "loadBalancingPolicy", "retryThrottling")
 _POOLS_OWN_OF_METHODS = ("waitForReady", "retryPolicy", "hedgingPolicy")
@@ -153,14 +154,15 @@ def throttling(config: Mapping[str, Any]) -> Throttling | None:
     return Throttling(tokens, _positive("retryThrottling tokenRatio", said.get("tokenRatio")))
 
 
-def for_endpoint(config: Mapping[str, Any]) -> str:
-    """The user's config for one address, without what belongs to the pool."""
+def for_endpoint(config: Mapping[str, Any], health_check: str | None = None) -> str:
+    """The user's config for one address, without what belongs to the pool; ``health_check``: the service whose health is watched."""
     rest = {key: value for key, value in config.items() if key not in _POOLS_OWN}
     if "methodConfig" in rest:
         rest["methodConfig"] = [
             {k: v for k, v in entry.items() if k not in _POOLS_OWN_OF_METHODS} for entry in rest["methodConfig"]
         ]
-    return json.dumps({"loadBalancingConfig": [{"round_robin": {}}], **rest}, separators=(",", ":"))
+    watched = {} if health_check is None else {HEALTH: {"serviceName": health_check}}
+    return json.dumps({"loadBalancingConfig": [{"round_robin": {}}], **watched, **rest}, separators=(",", ":"))
 
 
 def _retry(said: Any) -> MethodRetry:

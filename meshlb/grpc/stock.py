@@ -32,6 +32,8 @@ CLOSED_BLOCKING = "Cannot invoke RPC on closed channel!"  # what grpc says, to t
 CLOSED = "Cannot invoke RPC: Channel closed!"
 CLOSED_IN_FLIGHT = "Channel closed!"
 
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+ERROR_TIMEOUT_S = 0.05
 RUNS_BY_ITSELF = tuple(int(part) for part in grpc.__version__.split(".")[:2]) >= (1, 80)
 _polled: dict[str, Any] = {}
 READY = 2  # grpc_connectivity_state
@@ -66,6 +68,20 @@ def factory_extras(channel_class: Any, offered: dict[str, Any]) -> dict[str, Any
 @functools.cache
 def _parameters(channel_class: Any) -> frozenset[str]:
     return frozenset(inspect.signature(channel_class.unary_unary).parameters).difference(_PUBLIC)
+
+
+def error_of(channel: grpc.Channel) -> str:
+    """What a call on this channel, which failed to connect, fails with; empty if it would not fail.
+
+    It ends before it is sent, so nothing blocks. If the channel got ready in this very moment, its server is asked for its health.
+    """
+    try:
+        channel.unary_unary(HEALTH_CHECK)(b"", timeout=ERROR_TIMEOUT_S)
+    except grpc.RpcError as error:
+        return str(error.details())
+    except ValueError:  # closed
+        return ""
+    return ""
 
 
 def state_reader(channel: grpc.Channel) -> Callable[[bool], int]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from meshlb.core import validate
+from meshlb.core import patterns, validate
 from meshlb.errors import ConfigError
 
 CODES: Final = (
@@ -103,10 +103,10 @@ class Retry:
             raise ConfigError(f"retry.enabled={self.enabled!r}: must be true or false")
         _set(self, "idempotent", _words("retry.idempotent", self.idempotent))
         for pattern in self.idempotent:
-            _check_pattern("retry.idempotent", pattern, everything=True)
+            patterns.check("retry.idempotent", pattern, everything=True)
         _set(self, "idempotent_metadata", _metadata_key(self.idempotent_metadata))
         _check(self, "retry")
-        _set(self, "methods", tuple(_entries(self.methods)))
+        _set(self, "methods", tuple(patterns.entries("retry.methods", self.methods, MethodRetry)))
         for name in ("stop", "wait"):
             value = getattr(self, name)
             if value is not None and not callable(value):
@@ -140,16 +140,14 @@ class Retry:
 
     def entries_for(self, method: str) -> Iterator[MethodRetry]:
         """What ``methods`` says of ``/package.Service/Method``, the most specific first."""
-        service = method.rpartition("/")[0] + "/*"
-        for wanted in (method, service):
-            yield from (entry for pattern, entry in self.methods if pattern == wanted)
+        return patterns.matching(method, self.methods)
 
     def is_idempotent(self, method: str) -> bool:
         """What is declared of it."""
         for entry in self.entries_for(method):
             if entry.idempotent is not None:
                 return entry.idempotent
-        return any(pattern in self.idempotent for pattern in (method, method.rpartition("/")[0] + "/*", "*"))
+        return any(pattern in self.idempotent for pattern in patterns.patterns_of(method))
 
 
 def _set(config: object, name: str, value: object) -> None:
@@ -177,35 +175,6 @@ def _check(config: Retry | MethodRetry, where: str) -> None:
     if config.per_try_timeout_s is not None:
         timeout_s = validate.seconds(f"{where}.per_try_timeout_s", config.per_try_timeout_s, exclusive=False)
         _set(config, "per_try_timeout_s", timeout_s)
-
-
-def _entries(written: Any) -> Iterator[tuple[str, MethodRetry]]:
-    pairs = tuple(written.items()) if isinstance(written, Mapping) else written
-    if not isinstance(pairs, (tuple, list)) or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
-        raise ConfigError(f"retry.methods={written!r}: must be a dict of method or service and its settings")
-    known = [field.name for field in fields(MethodRetry)]
-    for pattern, entry in pairs:
-        _check_pattern("retry.methods", pattern, everything=False)
-        if isinstance(entry, Mapping):
-            validate.known_keys(f"retry.methods {pattern}", entry, known)
-            try:
-                entry = MethodRetry(**entry)
-            except ConfigError as error:
-                raise ConfigError(str(error).replace("retry.methods", f"retry.methods {pattern}", 1)) from None
-        if not isinstance(entry, MethodRetry):
-            raise ConfigError(f"retry.methods {pattern}={entry!r}: must be a dict of {', '.join(known)}")
-        yield pattern, entry
-
-
-def _check_pattern(where: str, pattern: object, *, everything: bool) -> None:
-    if pattern == "*" and not everything:
-        raise ConfigError(f"{where}={pattern!r}: what holds for every method is said beside methods, in retry's own fields")
-    if pattern == "*":
-        return
-    service, slash, method = pattern[1:].partition("/") if isinstance(pattern, str) and pattern.startswith("/") else ("", "", "")
-    if not service or not slash or not method or "/" in method or "*" in service or ("*" in method and method != "*"):
-        forms = "/package.Service/Method or /package.Service/*" + (", or * for all" if everything else "")
-        raise ConfigError(f"{where}={pattern!r}: must be {forms}")
 
 
 def _words(where: str, value: object) -> tuple[str, ...]:

@@ -50,9 +50,10 @@ class Failure:
 
 
 class Tries:
-    """One call's; used by one thread or task at a time. ``sent``: attempts that left the client. ``why``: none follows, in words."""
+    """One call's; used by one thread or task at a time. ``sent``: attempts that left the client. ``why``: none follows, in words;
+    ``because``: one follows (``pushback``, ``code``, ``idempotent``)."""
 
-    __slots__ = ("_backoffs", "_idempotent", "_rules", "_started_s", "_waited_s", "sent", "why")
+    __slots__ = ("_backoffs", "_idempotent", "_rules", "_started_s", "_waited_s", "because", "sent", "why")
 
     def __init__(self, rules: Rules, *, idempotent: bool, started_s: float) -> None:
         self._rules = rules
@@ -62,6 +63,7 @@ class Tries:
         self._waited_s = 0.0
         self.sent = 0
         self.why = ""
+        self.because = ""
 
     def delay_s(
         self, failure: Failure, now_s: float, deadline_s: float | None, rng: Rng, throttle: Throttle | None
@@ -88,6 +90,7 @@ class Tries:
             self.why = "the deadline"
         else:
             self._waited_s += delay_s
+            self.because = "pushback" if pushback_s is not None else "code" if listed and not failure.answered else "idempotent"
             return delay_s
         return None
 

@@ -17,7 +17,7 @@ import grpc.aio
 
 from meshlb._proto import echo_pb2
 from meshlb.core.endpoint import Endpoint
-from meshlb.grpc.in_flight import endpoint_of
+from meshlb.grpc.marks import endpoint_of
 from tests.contract.grpc_driver import METHODS, SERVICE, Result
 from tests.support.aio import LOOPS, channel_of
 from tests.support.channels import PATIENCE_S, LooseBinding, eventually

@@ -18,7 +18,7 @@ import grpc
 
 from meshlb._proto import echo_pb2, echo_pb2_grpc
 from meshlb.core.endpoint import Endpoint
-from meshlb.grpc.in_flight import endpoint_of
+from meshlb.grpc.marks import endpoint_of
 from meshlb.testing.pod_server import EchoService
 from tests.support.channels import PATIENCE_S, Bench, LooseBinding
 
@@ -151,7 +151,7 @@ def contract_server(port: int = 0) -> Iterator[tuple[int, ContractService]]:
 
 
 class SyncDriver:
-    """``via``: ``blocking`` where the kind allows, or ``future``. ``fresh``: a new channel for each call."""
+    """``via``: ``blocking`` (``with_call``) where the kind allows, ``call`` (``()``), or ``future``. ``fresh``: a new channel for each call."""
 
     closed_errors = (ValueError, "Cannot invoke RPC")
     asyncio = False
@@ -189,6 +189,8 @@ class SyncDriver:
                 return SyncRunning(multicallable(sent, **arguments), streams=True).result()
             if self._via == "future":
                 return SyncRunning(multicallable.future(sent, **arguments), streams=False).result()
+            if self._via == "call":
+                return Result(replies=[multicallable(sent, **arguments)], code=grpc.StatusCode.OK)
             reply, call = multicallable.with_call(sent, **arguments)
         except Exception as error:  # noqa: BLE001 - what it is, is for the case to say
             return _failed(error)

@@ -142,10 +142,12 @@ def test_the_last_attempts_own_error_is_what_the_caller_gets(kind: str) -> None:
     with flaky_servers(3, script) as (pods, log), caller(kind, pods, retry=IDEMPOTENT) as channel:
         ended = channel.call()
     assert (ended.code, ended.error.details()) == (Code.UNAVAILABLE, "no 3")
-    assert dict(ended.error.trailing_metadata())["number"] == "3"
+    assert dict(tuple(ended.error.trailing_metadata()))["number"] == "3"
     assert ended.endpoint.name == log.pods[2]
     (note,) = ended.error.__notes__
-    assert note == "meshlb: " + "; ".join(f"{pod} UNAVAILABLE" for pod in log.pods) + " (no more: max_attempts=3)"
+    first, second, third = log.pods
+    said = f"{first} UNAVAILABLE; {second} (idempotent) UNAVAILABLE; {third} (idempotent) UNAVAILABLE"
+    assert note == f"meshlb: {said} (no more: max_attempts=3)"
 
 
 @pytest.mark.parametrize("kind", CALLERS)
@@ -246,9 +248,10 @@ def test_the_callers_deadline_ends_the_last_attempt_too(kind: str) -> None:
     assert len(log.attempts) == 2
 
 
-@pytest.mark.parametrize("kind", UNARY)
+@pytest.mark.parametrize("kind", CALLERS)
 def test_a_slow_pod_costs_one_attempts_time(kind: str) -> None:
-    """``per_try_timeout_s`` on one of two pods that hangs; of a method that is not idempotent it ends the call."""
+    """``per_try_timeout_s`` on one of two pods that hangs; of a method that is not idempotent it ends the call. A stream of answers has it
+    for its first."""
 
     def script(seen: Seen, context: grpc.ServicerContext) -> None:
         if seen.pod == "pod-0":
@@ -281,6 +284,20 @@ def test_tenacitys_objects_decide_how_often_and_how_soon(kind: str) -> None:
         assert channel.call().code is Code.UNAVAILABLE
     assert 0.1 <= time.monotonic() - started_s < 4.0
     assert len(log.attempts) == 2
+
+
+@pytest.mark.parametrize("kind", CALLERS)
+@pytest.mark.parametrize(
+    "said", ["Stream removed (GOAWAY received; Error code: 0; Debug Text: max_age)", "GOAWAY received; Error code: 0; …"]
+)
+def test_what_a_closing_connection_never_processed_cannot_be_told_from_what_a_service_passes_on(kind: str, said: str) -> None:
+    """gRPC's words for the one, without metadata, are also those of a service that answers with its backend's error: it did process the
+    call. So they allow no second attempt by themselves (``grpc/status.py`` says what follows from that)."""
+    with flaky_servers(2, failing(1, details=said)) as (pods, log), caller(kind, pods) as channel:
+        ended = channel.call()
+    assert (ended.code, ended.error.details(), len(log.attempts)) == (Code.UNAVAILABLE, said, 1)
+    assert not list(ended.error.initial_metadata() or ())
+    assert not list(ended.error.trailing_metadata() or ())
 
 
 # --- never twice what the caller saw ---------------------------------------------------------------------------------------------

@@ -103,15 +103,20 @@ def test_new_pods_are_reached_after_renewals(client: Program, orders: FakeServic
     assert traffic.failed == []
 
 
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 def test_a_missing_permission_is_said_once_with_the_role_that_helps(
     cluster: FakeCluster, client: Program, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One warning, whatever the number of channels and calls, and it holds the Role to apply."""
     with caplog.at_level(logging.INFO, logger="meshlb"), client.traffic() as traffic:
         started(traffic)
+        eventually(lambda: any(request.status == 403 for request in cluster.api.requests), "it was refused", PATIENCE_S)
+        eventually(lambda: warnings(caplog), "it was said", PATIENCE_S)
         traffic.go_on(20)
-    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    (warning,) = warnings
+    (warning,) = warnings(caplog)
     assert role_yaml("shop", ["orders"], "system:serviceaccount:shop:default") in warning
     assert traffic.failed == []
 

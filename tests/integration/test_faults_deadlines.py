@@ -93,7 +93,7 @@ def test_a_call_that_waits_can_be_cancelled(cluster: FakeCluster) -> None:
         assert not any(one.done for one in running)
         for one in running:
             one.cancel()
-        for sample in (one.result(2.0) for one in running):
+        for sample in (one.result() for one in running):
             assert_cancelled(sample)
         cluster.api.recover()
         cluster.dns.recover()

@@ -125,9 +125,9 @@ def test_when_no_known_pod_can_be_connected_calls_go_over_the_clusterip(
         first = client.call()
         assert [sample.error for sample in first] == [None, None]
         assert max(sample.took_s for sample in first) < CONNECT_TIMEOUT_S + SLACK_S
+        eventually(lambda: client.source == "kubernetes", f"the pods are known: {client.pool}", PATIENCE_S)
         with client.traffic() as traffic:
             traffic.go_on(40)
-            assert client.source == "kubernetes"
             over = {sample.endpoint.address for sample in traffic.samples if sample.endpoint is not None}
             service.set_endpoints([f"127.0.0.1:{server.port}" for server in servers])
             client.await_connected(2)

@@ -18,7 +18,7 @@ from meshlb.core.endpoint import Endpoint
 from meshlb.core.outcome import Outcome
 from meshlb.errors import DeadlineExceededError, NoEndpointError, ResolveError, ServiceNotFoundError
 from meshlb.grpc.aio.kinds import UnaryUnaryCall
-from meshlb.grpc.in_flight import endpoint_of
+from meshlb.grpc.marks import endpoint_of
 from tests.support.aio import Bench, bench, eventually
 from tests.support.channels import PATIENCE_S, EchoServer, LooseBinding, echo_servers, request, unused_port
 

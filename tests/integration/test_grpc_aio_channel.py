@@ -20,7 +20,7 @@ from meshlb.core.outcome import Outcome
 from meshlb.errors import ConfigError, MeshError
 from meshlb.grpc.aio.guards import NoRunningLoopError
 from meshlb.grpc.aio.stock import StockChannel
-from meshlb.grpc.in_flight import endpoint_of
+from meshlb.grpc.marks import endpoint_of
 from meshlb.mesh import Mesh
 from tests.support.aio import Bench, NewLoop, bench, eventually, run_in
 from tests.support.channels import PATIENCE_S, EchoServer, LooseBinding, echo_servers, request, unused_port

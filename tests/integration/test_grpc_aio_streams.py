@@ -14,7 +14,7 @@ import pytest
 from meshlb.core.endpoint import Endpoint
 from meshlb.errors import DeadlineExceededError, NoEndpointError
 from meshlb.grpc.aio import kinds
-from meshlb.grpc.in_flight import endpoint_of
+from meshlb.grpc.marks import endpoint_of
 from tests.support.aio import Bench, bench, eventually
 from tests.support.channels import PATIENCE_S, EchoServer, echo_servers, request, unused_port
 

@@ -18,7 +18,7 @@ from meshlb.core.policy import PickInfo
 from meshlb.core.subchannel import Subchannel
 from meshlb.errors import DeadlineExceededError, NoEndpointError, ResolveError, ServiceNotFoundError
 from meshlb.grpc import stock
-from meshlb.grpc.in_flight import endpoint_of
+from meshlb.grpc.marks import endpoint_of
 from tests.support.channels import PATIENCE_S, Bench, LooseBinding, bench, echo_servers, eventually, request, unused_port
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import socket
 import threading
 import time
 import weakref
@@ -18,7 +17,7 @@ from meshlb._proto import echo_pb2_grpc
 from meshlb.core.connectivity import Connectivity
 from meshlb.core.endpoint import Endpoint
 from meshlb.grpc import connection, stock
-from meshlb.grpc.in_flight import endpoint_of
+from meshlb.grpc.marks import endpoint_of
 from meshlb.runtime.loop import Loop
 from tests.support.channels import (
     PATIENCE_S,
@@ -31,46 +30,7 @@ from tests.support.channels import (
     request,
     unused_port,
 )
-
-
-class CountingProxy:
-    """Counts the connections to a server, by standing before it."""
-
-    def __init__(self, port: int) -> None:
-        self.connections = 0
-        self.closed = 0
-        self._target = port
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.port = self._server.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._server.accept()
-            except OSError:
-                return
-            self.connections += 1
-            server = socket.create_connection(("127.0.0.1", self._target))
-            threading.Thread(target=self._pump, args=(client, server), daemon=True).start()
-            threading.Thread(target=self._pump, args=(server, client), daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                sink.sendall(data)
-        except OSError:
-            pass
-        self.closed += 1
-        for end in (source, sink):
-            end.close()
-
-    def close(self) -> None:
-        self._server.close()
-
-    def endpoint(self, uid: str = "") -> Endpoint:
-        return Endpoint(host="127.0.0.1", port=self.port, uid=uid)
-
+from tests.support.proxy import CountingProxy
 
 # --- opening --------------------------------------------------------------------------------------------------------------------------
 
@@ -158,7 +118,7 @@ def test_a_removed_endpoint_finishes_what_it_has() -> None:
         assert {channel.stub.Get(request()).pod for _ in range(10)} == {staying.name}
         assert len(list(stream)) == 19
         assert stream.code() is grpc.StatusCode.OK
-        eventually(lambda: not channel.connections._draining, "nothing keeps it")
+        eventually(lambda: not channel.connections._table.draining, "nothing keeps it")
 
 
 def test_the_connection_to_a_removed_endpoint_is_closed_when_it_is_idle() -> None:
@@ -183,11 +143,11 @@ def test_an_endpoint_that_comes_back_while_it_drains_is_taken_up_again() -> None
             streams = [channel.stub.Watch(request(count=1000, interval_s=0.01)) for _ in range(2)]
             assert {next(stream).pod for stream in streams} == {"pod-0", "pod-1"}
             channel.binding.update(servers[1:])
-            eventually(lambda: len(channel.connections._draining) == 1, "it drains")
+            eventually(lambda: len(channel.connections._table.draining) == 1, "it drains")
             channel.binding.update([proxy.endpoint(), servers[1]])
             channel.ready(2)
             assert {channel.stub.Get(request()).pod for _ in range(4)} == {"pod-0", "pod-1"}
-            assert not channel.connections._draining
+            assert not channel.connections._table.draining
             assert proxy.connections == 1
             for stream in streams:
                 next(stream)
@@ -230,7 +190,7 @@ def test_closing_ends_calls_on_removed_endpoints_too() -> None:
         stream = channel.stub.Watch(request(count=1000, interval_s=0.05))
         next(stream)
         channel.binding.update([servers[1]])
-        eventually(lambda: channel.connections._draining, "it drains")
+        eventually(lambda: channel.connections._table.draining, "it drains")
         channel.channel.close()
         with pytest.raises(grpc.RpcError):
             list(stream)

@@ -131,6 +131,24 @@ def child():
 join(fork(child))
 assert before <= established(), (before, established())
 """,
+    "while its connections are renewed": """
+import gc, meshlb, weakref
+binding.config = meshlb.Config(connection={"max_age_s": 1})
+channel = Bench(binding)
+streams = [channel.stub.Watch(request(count=25, interval_s=0.1)) for _ in pods]
+def replaced():
+    return [channel.connections.describe(sub)["replaced"] for sub in binding.pool.snapshot.listed]
+eventually(lambda: replaced() == [1, 1], "all are replaced")
+inherited = [weakref.ref(link.channel) for link in channel.connections._renewals.all()]
+def child():
+    all_kinds()
+    gc.collect()
+    assert replaced() == [0, 0]
+    assert all(ref() is not None for ref in inherited), "freeing one would close it"
+join(fork(child))
+assert [len(list(stream)) for stream in streams] == [25, 25]
+all_kinds()
+""",
     "after a bug of ours": """
 class Broken:
     def pick(self, info, now_s):
@@ -176,14 +194,18 @@ if not os.path.exists("/proc/net/tcp"):
 
 @pytest.mark.parametrize("name", [name for name in CASES if stock.RUNS_BY_ITSELF or name in BEFORE_USE])
 def test_a_channel_survives_a_fork(servers: list[EchoServer], name: str) -> None:
-    """In the child and in the parent."""
-    done = subprocess.run(
-        [sys.executable, "-c", PRELUDE + CASES[name] + "\nos._exit(0)", *(str(server.port) for server in servers)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    """In the child and in the parent. Where a thread happened to be inside gRPC at that moment, gRPC says that it leaves its child
+    unprepared, which is then seldom a working one: that says nothing about ours."""
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", PRELUDE + CASES[name] + "\nos._exit(0)", *(str(server.port) for server in servers)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if "skipping fork() handlers" not in done.stderr:
+            break
     assert done.returncode == 0, done.stderr

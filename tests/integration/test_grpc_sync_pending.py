@@ -14,7 +14,8 @@ import pytest
 from meshlb.core.connectivity import Connectivity
 from meshlb.core.endpoint import Endpoint
 from meshlb.errors import NoEndpointError
-from meshlb.grpc.in_flight import endpoint_of
+from meshlb.grpc.marks import endpoint_of
+from meshlb.grpc.pending import WORKER
 from meshlb.grpc.pending_call import PendingCall
 from meshlb.grpc.stock import READY
 from tests.support.channels import PATIENCE_S, Bench, bench, echo_servers, eventually, request, unused_port
@@ -323,3 +324,22 @@ def test_wait_for_ready_that_was_never_sent_ends_as_a_waiting_call_does(kind: st
         expected = grpc.StatusCode.DEADLINE_EXCEEDED if ending == "deadline" else grpc.StatusCode.CANCELLED
         assert call.code() is expected
         assert call.done()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_call_that_waits_while_the_mesh_is_closed_ends_without_a_traceback_in_the_log(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody keeps times any more in the moment between the end of discovery and the word of it; that is no failure of the worker's."""
+    with bench() as channel:
+        channel.connections.open()
+        channel.binding.scheduler.stop(1.0)
+        call = invoke(channel, kind, timeout=PATIENCE_S)
+        looked_at = threading.Event()
+        WORKER.submit(looked_at.set)
+        assert looked_at.wait(PATIENCE_S)
+        assert not call.done()
+        channel.binding.pool.end_waiting()
+        assert call.code() is grpc.StatusCode.UNAVAILABLE
+        assert "the mesh was closed" in call.details()
+    assert caplog.records == []

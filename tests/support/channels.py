@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -17,16 +16,17 @@ import grpc
 from meshlb._proto import echo_pb2, echo_pb2_grpc
 from meshlb.balance.registry import policy_of
 from meshlb.call.call import CallLimits
+from meshlb.config import Config
 from meshlb.core.endpoint import Endpoint, EndpointSet
 from meshlb.core.subchannel import Subchannel
 from meshlb.core.target import Target
 from meshlb.grpc.channel import Channel
 from meshlb.grpc.connection import Connections
 from meshlb.grpc.options import ChannelOptions
+from meshlb.limit.gates import Gates
 from meshlb.pool.pool import Pool
 from meshlb.pool.view import View, ViewListener
 from meshlb.retry.budget import BudgetSettings, CallCount, RetryBudget
-from meshlb.retry.settings import Retry
 from meshlb.retry.throttle import Throttle, Throttling
 from meshlb.runtime.clock import SystemClock, system_rng
 from meshlb.runtime.loop import Loop
@@ -98,10 +98,18 @@ class LooseBinding:
         connect_timeout_s: float = 3.0,
         stock_target: str = "",
         retry: str | Mapping[str, Any] = "on",
+        connection: str | Mapping[str, Any] = "on",
+        limits: str | Mapping[str, Any] = "off",
+        outlier: str | Mapping[str, Any] = "off",
     ) -> None:
         self.target = Target.parse(target)
-        self.config = SimpleNamespace(
-            first_answer_timeout_s=first_answer_timeout_s, connect_timeout_s=connect_timeout_s, retry=Retry.of(retry)
+        self.config = Config(
+            first_answer_timeout_s=first_answer_timeout_s,
+            connect_timeout_s=connect_timeout_s,
+            retry=retry,
+            connection=connection,
+            limits=limits,
+            outlier=outlier,
         )
         self.off = False
         self.stock_target = stock_target or target
@@ -124,7 +132,10 @@ class LooseBinding:
             new_lock=threading.Lock,
             wake=self._wake,
             fallback_after_s=self.config.connect_timeout_s / 3,
+            outlier=self.config.outlier,
+            max_in_flight=self.config.limits.max_in_flight_per_endpoint if self.config.limits.enabled else 0,
         )
+        self.gates = Gates(self.config.limits, threading.Lock) if self.config.limits.any else None
         retry, throttles = self.config.retry, dict[Throttling, Throttle]()
         count = CallCount(lambda: self.pool.snapshot.listed, self.clock.now_s())
         settings = BudgetSettings(retry.budget_ratio, retry.budget_min_per_s, retry.budget_ttl_s)
@@ -135,6 +146,7 @@ class LooseBinding:
             connect_timeout_s=self.config.connect_timeout_s,
             rng=self._rng,
             throttle_of=lambda said: throttles.setdefault(said, Throttle(said, threading.Lock())),
+            gates=self.gates,
         )
 
     def _wake(self, delay_s: float) -> None:

@@ -11,7 +11,9 @@ from typing import Any, Protocol
 import grpc
 
 from meshlb._proto import echo_pb2
-from meshlb.grpc.in_flight import endpoint_of
+from meshlb.core.connectivity import Connectivity
+from meshlb.core.endpoint import Endpoint
+from meshlb.grpc.marks import endpoint_of
 from meshlb.testing.pod_server import EchoService
 from tests.support import aio, channels
 from tests.support.channels import PATIENCE_S, EchoServer, LooseBinding
@@ -102,12 +104,13 @@ def failing(times: int, code: grpc.StatusCode = UNAVAILABLE, details: str = "not
 
 
 class Ended:
-    """How a call ended."""
+    """How a call ended. ``call``: what the caller was given to ask, if anything."""
 
-    def __init__(self, replies: list[Any], error: Any, endpoint: Any) -> None:
+    def __init__(self, replies: list[Any], error: Any, endpoint: Any, call: Any = None) -> None:
         self.replies = replies
         self.error = error
         self.endpoint = endpoint
+        self.call = call
 
     @property
     def code(self) -> grpc.StatusCode:
@@ -130,7 +133,8 @@ class SyncCaller:
         self.streams = verb == "stream"
         self._verb = verb
 
-    def call(self, count: int = 2, **arguments: Any) -> Ended:
+    def call(self, count: int = 2, *, initial: bool = False, pause_s: float = 0.0, **arguments: Any) -> Ended:
+        """A stream: ``initial`` asks for the server's metadata before it reads, ``pause_s`` is how long it does not."""
         fields = arguments.pop("fields", {})
         arguments.setdefault("timeout", PATIENCE_S)
         stub, replies = self.bench.stub, []
@@ -146,10 +150,25 @@ class SyncCaller:
                 replies.append(call.result(2 * PATIENCE_S))
             else:
                 call = stub.Watch(echo_pb2.EchoRequest(count=count, **fields), **arguments)
-                replies.extend(call)
+                if initial:
+                    call.initial_metadata()
+                threading.Event().wait(pause_s)
+                for message in call:
+                    replies.append(message)  # one by one: those before an error count
         except grpc.RpcError as error:
-            return Ended(replies, error, endpoint_of(error))
-        return Ended(replies, None, endpoint_of(call))
+            return Ended(replies, error, endpoint_of(error), call)
+        return Ended(replies, None, endpoint_of(call), call)
+
+    def pretend_ready(self, endpoint: Endpoint) -> None:
+        """The view takes this endpoint too, at which nobody listens, for ready."""
+        binding, connections = self.binding, self.bench.connections
+        binding.update([*binding.endpoints, endpoint])
+        (gone,) = [sub for sub in binding.subchannels if sub.endpoint is endpoint]
+        channels.eventually(lambda: gone in connections.links, "it was opened")
+        connections.links[gone].look = lambda connect: 2
+        view = connections.view
+        assert view is not None
+        channels.eventually(lambda: view.state_of(gone) is Connectivity.READY, "it looks ready")
 
 
 class AioCaller:
@@ -162,7 +181,7 @@ class AioCaller:
     def call(self, count: int = 2, **arguments: Any) -> Ended:
         return self._runner.run(asyncio.wait_for(self.acall(count, **arguments), 3 * PATIENCE_S))
 
-    async def acall(self, count: int = 2, **arguments: Any) -> Ended:
+    async def acall(self, count: int = 2, *, initial: bool = False, pause_s: float = 0.0, **arguments: Any) -> Ended:
         fields = arguments.pop("fields", {})
         arguments.setdefault("timeout", PATIENCE_S)
         stub, replies = self.bench.stub, []
@@ -170,13 +189,21 @@ class AioCaller:
         call = verb(echo_pb2.EchoRequest(count=count, **fields), **arguments)
         try:
             if self.streams:
+                if initial:
+                    await call.initial_metadata()
+                await asyncio.sleep(pause_s)
                 async for message in call:
                     replies.append(message)
             else:
                 replies.append(await call)
         except grpc.aio.AioRpcError as error:
-            return Ended(replies, error, endpoint_of(call))
-        return Ended(replies, None, endpoint_of(call))
+            return Ended(replies, error, endpoint_of(call), call)
+        return Ended(replies, None, endpoint_of(call), call)
+
+    def pretend_ready(self, endpoint: Endpoint) -> None:
+        """The view takes this endpoint too, at which nobody listens, for ready."""
+        self.binding.update([*self.binding.endpoints, endpoint])
+        self._runner.run(self.bench.pretend_ready(endpoint.name))
 
 
 UNARY = ("blocking", "fast", "future", "aio")

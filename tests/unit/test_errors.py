@@ -17,6 +17,7 @@ EXAMPLES = [
     errors.ServiceNotFoundError("orders", ["dns: NXDOMAIN"]),
     errors.PortNotFoundError("orders:http", ["ports are grpc, admin"]),
     errors.NoEndpointError("orders", "3 endpoints known, none ready"),
+    errors.OverLimitError("orders", "limits.max_in_flight", 2, "2 calls are in flight, and none may wait"),
     errors.DeadlineExceededError("orders", "no source has answered yet"),
     errors.ClosedError("orders: closed"),
     errors.ForkError("used after fork"),

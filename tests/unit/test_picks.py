@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 import time
@@ -14,6 +15,8 @@ import pytest
 
 import meshlb
 from meshlb.mesh import Mesh
+from meshlb.picks import TargetPool
+from tests.support.aio import eventually
 
 TARGET = "static:///10.0.0.1:80,10.0.0.2:80,10.0.0.3:80"
 
@@ -126,7 +129,7 @@ async def test_a_cancelled_wait_leaves_nothing_behind(mesh: Mesh) -> None:
     task.cancel()
     with pytest.raises((asyncio.CancelledError, meshlb.ResolveError)):
         await task
-    assert not pool._sleepers
+    assert not pool._waiting
     assert in_flight(mesh) == 0
 
 
@@ -178,3 +181,87 @@ def test_a_refused_connection_after_the_mesh_was_closed_is_the_users_error_and_c
     assert in_flight(mesh) == 0
     with pool.pick(timeout_s=5) as endpoint:
         assert endpoint.port == 80
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------------
+
+
+def limited(mesh: Mesh, **limits: object) -> TargetPool:
+    return mesh.pool(TARGET, meshlb.Config(limits=limits))
+
+
+def told(mesh: Mesh) -> list[tuple[int, int, int]]:
+    (pool,) = mesh.status()["pools"].values()
+    return [(said["in_flight"], said["waiting"], said["rejected"]) for said in pool["limits"]]
+
+
+@pytest.mark.parametrize("limits", [{"max_in_flight": 3}, {"max_in_flight_per_endpoint": 1}])
+async def test_picks_over_the_limit_wait_for_their_turn_from_threads_and_tasks_alike(mesh: Mesh, limits: dict[str, int]) -> None:
+    """One leaves, one enters; however its block ended."""
+    pool = limited(mesh, **limits)
+    with pool.pick(timeout_s=5), pool.pick(timeout_s=5):
+        first = pool.pick(timeout_s=5)
+        first.__enter__()
+        got: list[str] = []
+
+        async def task(name: str) -> None:
+            with contextlib.suppress(ZeroDivisionError):
+                async with pool.pick(timeout_s=5):
+                    got.append(name)
+                    raise ZeroDivisionError
+
+        def thread() -> None:
+            with pool.pick(timeout_s=5):
+                got.append("thread")
+
+        begun = asyncio.gather(task("one"), task("two"))
+        worker = asyncio.to_thread(thread)
+        waits = asyncio.ensure_future(worker)
+        await eventually(lambda: len(pool._waiting) == 3, "all of them wait")
+        assert got == []
+        first.__exit__(None, None, None)
+        await asyncio.wait_for(asyncio.gather(begun, waits), 5)
+        assert sorted(got) == ["one", "thread", "two"]
+    assert in_flight(mesh) == 0
+    assert all(counts[:2] == (0, 0) for counts in told(mesh))
+
+
+async def test_a_pick_that_is_rejected_cancelled_or_too_late_leaves_the_others_their_turn(mesh: Mesh) -> None:
+    """And says which limit it was."""
+    pool = limited(mesh, max_in_flight=1, max_waiting=2)
+    async with pool.pick():
+        cancelled = asyncio.ensure_future(pool.pick().__aenter__())
+        await eventually(lambda: told(mesh) == [(1, 1, 0)], "it waits")
+        with pytest.raises(meshlb.DeadlineExceededError, match=r"its turn, with limits\.max_in_flight=1"):
+            async with pool.pick(timeout_s=0.01):
+                pass
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        waiting = [asyncio.ensure_future(pool.pick().__aenter__()) for _ in range(2)]
+        await eventually(lambda: told(mesh) == [(1, 2, 0)], "two wait")
+        with pytest.raises(meshlb.OverLimitError, match=r"limits\.max_in_flight=1: 1 calls are in flight, and 2 wait"):
+            pool.pick().__enter__()
+        for one in waiting:
+            one.cancel()
+        await asyncio.wait(waiting)
+    assert told(mesh) == [(0, 0, 1)]
+
+
+def test_a_picks_method_has_its_own_limit(mesh: Mesh) -> None:
+    """As a call's has."""
+    pool = limited(mesh, max_waiting=0, methods={"/shop.Orders/Report": {"max_in_flight": 1}})
+    refused = pytest.raises(meshlb.OverLimitError, match=r"limits\.methods /shop\.Orders/Report\.max_in_flight=1")
+    with pool.pick(method="/shop.Orders/Report"), pool.pick(method="/shop.Orders/Get"), refused:
+        pool.pick(method="/shop.Orders/Report").__enter__()
+
+
+@pytest.mark.parametrize("method", ["/shop.Orders/Report", "/shop.Orders/Get"])
+def test_picks_for_a_method_that_ejection_ignores_do_not_count(mesh: Mesh, method: str) -> None:
+    """``outlier.ignore_methods``, for those who name their method; whatever fails, nobody is put out for it."""
+    config = meshlb.Config(outlier={"ignore_methods": ["/shop.Orders/Report"]})
+    pool = mesh.pool(TARGET, config)
+    for _ in range(6):
+        with contextlib.suppress(RuntimeError), pool.pick(timeout_s=5, method=method):
+            raise RuntimeError
+    (described,) = mesh.status()["pools"].values()
+    assert sum(one["failed"] for one in described["endpoints"]) == (0 if method == "/shop.Orders/Report" else 6)

@@ -21,7 +21,7 @@ from meshlb.grpc import Options
 from meshlb.grpc.aio.channel import Channel
 from meshlb.grpc.aio.guards import NoRunningLoopError
 from meshlb.grpc.aio.stock import Parts, StockChannel
-from meshlb.grpc.in_flight import endpoint_of
+from meshlb.grpc.marks import attempts_of, endpoint_of
 from meshlb.grpc.options import ChannelOptions
 from meshlb.mesh import default_mesh
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from meshlb.config import Config
     from meshlb.mesh import Mesh
 
-__all__ = ["insecure_channel", "secure_channel", "endpoint_of", "Channel", "NoRunningLoopError"]
+__all__ = ["insecure_channel", "secure_channel", "attempts_of", "endpoint_of", "Channel", "NoRunningLoopError"]
 
 Interceptors = Sequence[grpc.aio.ClientInterceptor]
 

@@ -40,7 +40,7 @@ from meshlb.grpc.addresses import endpoint_target
 from meshlb.grpc.aio.driver import Driver
 from meshlb.grpc.aio.guards import fork_guard, running_loop
 from meshlb.grpc.aio.multicallable import (
-    LimitedUnaryUnaryMultiCallable,
+    RuledUnaryUnaryMultiCallable,
     StreamStreamMultiCallable,
     StreamUnaryMultiCallable,
     UnaryStreamMultiCallable,
@@ -97,7 +97,8 @@ class Channel(grpc.aio.Channel):  # type: ignore[misc]
         for ended in [other for other in self.drivers if other.is_closed()]:
             self.drivers.pop(ended).release()
         try:
-            driver = self.drivers[loop] = Driver(loop, self._binding, self._connector.connect)
+            asks_why = self.options.watches_health(self.config)
+            driver = self.drivers[loop] = Driver(loop, self._binding, self._connector.connect, asks_why=asks_why)
         except MeshError:
             raise
         except Exception as error:  # noqa: BLE001 - a bug of ours, or no thread to be had: calls go around meshlb
@@ -129,7 +130,7 @@ class Channel(grpc.aio.Channel):  # type: ignore[misc]
     ) -> UnaryUnaryMultiCallable:
         arguments = (self, method, request_serializer, response_deserializer, _registered_method, private)
         made = UnaryUnaryMultiCallable(*arguments)
-        return made if made.rules.plain else LimitedUnaryUnaryMultiCallable(*arguments)
+        return made if made.rules.plain else RuledUnaryUnaryMultiCallable(*arguments)
 
     def unary_stream(
         self,

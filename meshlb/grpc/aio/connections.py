@@ -11,7 +11,8 @@ be left pending, and show in ``asyncio.all_tasks()``. ``get_state()`` costs 0.6 
 
 A removed endpoint's channel is forgotten, never closed: that lets what is on the wire finish. It is kept for as long as it carries a
 call of ours, so that ``close()`` finds it, and for ``DRAIN_S`` at least: gRPC sends a call one turn of the loop after it was made, and
-would fail one whose channel was freed in between.
+would fail one whose channel was freed in between. Renewal (``pool/renewal.py``) lets go in the same way; only what streams were given
+a time limit is closed, in a task of its own.
 
 Threads: all in the loop's own, except ``live_ended``, which is called when there is no loop any more.
 """
@@ -19,64 +20,31 @@ Threads: all in the loop's own, except ``live_ended``, which is called when ther
 from __future__ import annotations
 
 import asyncio
-import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-import grpc.aio
-
 from meshlb.core.connectivity import Connectivity
 from meshlb.core.endpoint import Endpoint
-from meshlb.core.subchannel import Attempt, Subchannel
+from meshlb.core.subchannel import Subchannel
+from meshlb.grpc.aio.connection import STATES, Connection
+from meshlb.grpc.options import is_shared_address
 from meshlb.pool.connecting import ConnectQueue
+from meshlb.pool.connection_settings import Connection as Settings
+from meshlb.pool.renewal import Renewals
 from meshlb.pool.view import View
 from meshlb.runtime.clock import system_rng
 
 if TYPE_CHECKING:
+    import grpc.aio
+
     from meshlb.grpc.aio.multicallable import MultiCallable
 
 STEADY_S: Final = 0.2  # five looks a second: 0.06 % of a core for 100 endpoints
 FASTEST_S: Final = 0.001  # what an event loop's clock resolves
 SLOWEST_S: Final = 0.05
 DRAIN_S: Final = 1.0
-FRESH_S: Final = 0.005  # so a busy connection is looked at by every twelfth call or so, and not by each
-
-_READY = grpc.ChannelConnectivity.READY
-
-STATES: Final = {
-    grpc.ChannelConnectivity.IDLE: Connectivity.IDLE,
-    grpc.ChannelConnectivity.CONNECTING: Connectivity.CONNECTING,
-    grpc.ChannelConnectivity.READY: Connectivity.READY,
-    grpc.ChannelConnectivity.TRANSIENT_FAILURE: Connectivity.TRANSIENT_FAILURE,
-    grpc.ChannelConnectivity.SHUTDOWN: Connectivity.SHUTDOWN,
-}
 _SETTLED: Final = (Connectivity.READY, Connectivity.TRANSIENT_FAILURE)
-
-
-class Connection:
-    """One real channel. ``seen_s`` is when it was last seen ready, ``since_s`` when its state changed, ``live`` what it carries."""
-
-    __slots__ = ("channel", "live", "seen_s", "since_s", "state", "subchannel")
-
-    def __init__(self, subchannel: Subchannel, channel: grpc.aio.Channel, now_s: float) -> None:
-        self.subchannel = subchannel
-        self.channel = channel
-        self.live: set[Attempt] = set()
-        self.state = Connectivity.IDLE
-        self.since_s = now_s
-        self.seen_s = -math.inf
-
-    def is_ready(self, now_s: float) -> bool:
-        """At this moment, or ``FRESH_S`` ago."""
-        if now_s - self.seen_s > FRESH_S:
-            if self.channel.get_state() is not _READY:
-                return False
-            self.seen_s = now_s
-        return True
-
-    def __repr__(self) -> str:
-        return f"<Connection {self.subchannel.endpoint} {self.state.value} live={len(self.live)}>"
 
 
 class Connections:
@@ -88,6 +56,8 @@ class Connections:
         view: View,
         connect: Callable[[Endpoint], grpc.aio.Channel],
         *,
+        settings: Settings,
+        asks_why: bool,
         now_s: Callable[[], float],
         on_error: Callable[[BaseException], None],
     ) -> None:
@@ -98,7 +68,10 @@ class Connections:
         self._connect = connect
         self._now_s = now_s
         self._on_error = on_error
+        self._asks_why = asks_why
         self._queue = ConnectQueue(system_rng())
+        self._renewals: Renewals[Connection] = Renewals(settings, system_rng())
+        self._closing: set[asyncio.Task[None]] = set()
         self._opening: dict[Subchannel, asyncio.TimerHandle] = {}
         self._draining: list[tuple[Connection, float]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -106,11 +79,17 @@ class Connections:
         self._ended = False
 
     def __iter__(self) -> Iterator[Connection]:
-        """Those that are wanted, and those that still drain."""
-        return iter([*self.by_subchannel.values(), *(connection for connection, _ in self._draining)])
+        """Those that are wanted, about to be, or still drain."""
+        return iter([*self.by_subchannel.values(), *self._renewals.all(), *(connection for connection, _ in self._draining)])
 
     def __len__(self) -> int:
         return len(self.by_subchannel)
+
+    def describe(self, subchannel: Subchannel) -> dict[str, object]:
+        """Plain data for ``status()``; from any thread."""
+        connection = self.by_subchannel.get(subchannel)
+        described = self._renewals.describe(subchannel, connection, self._now_s())
+        return described if connection is None or not connection.why else {**described, "why": connection.why}
 
     # --- opening and letting go -------------------------------------------------------------------------------------------
 
@@ -150,6 +129,7 @@ class Connections:
         self._ended = True
         self._forget(list(self))
         self.by_subchannel.clear()
+        self._renewals.forget_all()
         self._draining.clear()
         self._opening.clear()
 
@@ -182,6 +162,7 @@ class Connections:
             connection = self.by_subchannel.pop(subchannel, None)
             if connection is not None:
                 self._draining.append((connection, now_s))
+                self._drop_successor(subchannel, connection)
         self._view.set_states([(subchannel, Connectivity.IDLE) for subchannel in gone])
 
     def _forget_drained(self, now_s: float) -> None:
@@ -197,6 +178,40 @@ class Connections:
         for connection in connections:
             connection.channel = None  # whoever still holds the connection, a call without an end, does not hold the channel
 
+    # --- renewing ---------------------------------------------------------------------------------------------------------
+
+    def _renew(self, now_s: float) -> None:
+        renewals, renewed = self._renewals, self.by_subchannel
+        for subchannel in renewals.due(renewed, now_s):
+            successor = renewals.successors[subchannel] = self._connection(subchannel)
+            successor.channel.get_state(try_to_connect=True)
+        for subchannel, successor in list(renewals.successors.items()):
+            if successor.is_ready(now_s):
+                successor.state, successor.since_s = Connectivity.READY, now_s
+                renewals.came_up(successor, now_s)
+                old, renewed[subchannel] = renewed[subchannel], successor
+                renewals.swapped(subchannel, old, old.live, now_s)
+
+    def _let_replaced_go(self, now_s: float) -> None:
+        done, close = self._renewals.let_go(now_s)
+        self._forget(done)
+        for connection in close:
+            task = self._loop.create_task(connection.channel.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    def _note_age(self, connection: Connection, now_s: float) -> None:
+        """It got ready, or is not any more."""
+        if connection.ready_s is None:
+            self._renewals.came_up(connection, now_s, renew=not is_shared_address(connection.subchannel.endpoint))
+        else:
+            self._drop_successor(connection.subchannel, connection)
+
+    def _drop_successor(self, subchannel: Subchannel, connection: Connection) -> None:
+        successor = self._renewals.went_down(subchannel, connection)
+        if successor is not None:
+            self._forget([successor])
+
     # --- looking ----------------------------------------------------------------------------------------------------------
 
     def look(self) -> None:
@@ -211,6 +226,10 @@ class Connections:
                 connection.since_s = now_s
                 if state in _SETTLED:
                     settled.append(subchannel)
+            if (state is Connectivity.READY) is (connection.ready_s is None):
+                self._note_age(connection, now_s)
+            if self._asks_why:
+                connection.ask_why(now_s)
             if view.state_of(subchannel) is not state:
                 changes.append((subchannel, state))
         if changes:
@@ -243,12 +262,15 @@ class Connections:
         self._timer = None
         try:
             self.look()
+            self._renew(self._looked_s)
+            self._let_replaced_go(self._looked_s)
             self._forget_drained(self._looked_s)
         finally:
             self.look_in(self._pause_s())
 
     def _pause_s(self) -> float:
         changed_s = [connection.since_s for connection in self.by_subchannel.values() if connection.state is not Connectivity.READY]
+        changed_s += [successor.since_s for successor in self._renewals.successors.values()]
         if not changed_s:
             return STEADY_S
         return min(max((self._looked_s - max(changed_s)) / 8, FASTEST_S), SLOWEST_S)

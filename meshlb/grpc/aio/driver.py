@@ -15,19 +15,21 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from meshlb.call.entrance import Entrance, entrance_of
 from meshlb.core.connectivity import Connectivity
 from meshlb.core.endpoint import Endpoint
 from meshlb.core.outcome import Outcome
 from meshlb.core.policy import PickInfo
-from meshlb.core.subchannel import Attempt
-from meshlb.grpc.aio.connections import FASTEST_S, Connection, Connections
+from meshlb.core.subchannel import Attempt, Subchannel
+from meshlb.grpc.aio.connection import Connection
+from meshlb.grpc.aio.connections import FASTEST_S, Connections
 
 if TYPE_CHECKING:
     import grpc.aio
 
     from meshlb.binding import Binding
     from meshlb.call.call import Call
-    from meshlb.grpc.aio.calls import BalancedCall
+    from meshlb.grpc.aio.attempts import BalancedAttempts
 
 FOR_EVER_S: Final = 3600.0  # calls that wait without limit have a timer too: by it the loop holds them, as it holds a sleeping task
 
@@ -37,17 +39,31 @@ _CANCELLED = Outcome.CANCELLED
 class Driver:
     """See the module head; everything but ``release`` runs in its loop. ``connect`` makes the real channel of an endpoint."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, binding: Binding, connect: Callable[[Endpoint], grpc.aio.Channel]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, binding: Binding, connect: Callable[[Endpoint], grpc.aio.Channel], *, asks_why: bool
+    ) -> None:
         self.loop = loop
         self.binding = binding
         self.limits = binding.limits
         self.now_s = binding.clock.now_s
         self.closing = False  # no call goes elsewhere any more
         self.closed = False
-        self._parked: dict[BalancedCall, asyncio.TimerHandle] = {}
+        self._parked: dict[BalancedAttempts, asyncio.TimerHandle] = {}
+        self._limited: weakref.WeakSet[Call] = weakref.WeakSet()  # those that may hold places, until they are closed
         self._waiters: list[asyncio.Future[None]] = []
-        self.view = binding.view(_Relay(self, loop))
-        self.connections = Connections(loop, self.view, connect, now_s=self.now_s, on_error=binding.count_internal_error)
+        relay = _Relay(self, loop)
+        self.view = binding.view(relay)
+        self.entrance = entrance_of(self.view, self.limits.gates)
+        self.view.describe_connection = relay.describe
+        self.connections = Connections(
+            loop,
+            self.view,
+            connect,
+            settings=binding.config.connection,
+            asks_why=asks_why,
+            now_s=self.now_s,
+            on_error=binding.count_internal_error,
+        )
         self.by_subchannel = self.connections.by_subchannel
         self.connections.reconcile()
         self.connections.look_in(FASTEST_S)
@@ -56,7 +72,7 @@ class Driver:
 
     def begin(self, info: PickInfo, stream: bool) -> tuple[Connection, Attempt] | tuple[None, None]:
         """A pick whose connection is ready; nothing if there is none. ``UnaryUnaryMultiCallable`` has it written out."""
-        while (attempt := self.view.begin(info, stream)) is not None:
+        while (attempt := self.entrance.begin(info, stream)) is not None:
             connection = self.by_subchannel.get(attempt.subchannel)
             if connection is not None and connection.is_ready(attempt.started_s):
                 return connection, attempt
@@ -77,27 +93,49 @@ class Driver:
 
     def lost(self, attempt: Attempt) -> None:
         """The view took this attempt's connection for ready, and it is not: nothing was tried, and the view is corrected."""
-        self.view.end(attempt, _CANCELLED)
+        self.entrance.end(attempt, _CANCELLED)
         self.connections.correct(attempt.subchannel)
 
     def end(self, connection: Connection, attempt: Attempt, outcome: Outcome) -> None:
         """Counts once however often it is called."""
         connection.live.discard(attempt)
-        self.view.end(attempt, outcome)
+        self.entrance.end(attempt, outcome)
 
-    def park(self, call: BalancedCall, until_s: float | None) -> None:
+    def hand_over(self, attempt: Attempt, call: Call) -> None:
+        """The call goes on as this one; it keeps what places it has."""
+        if isinstance(self.entrance, Entrance):
+            self.entrance.hand_over(attempt, call)
+
+    def uncount(self, attempt: Attempt) -> None:
+        """Its end failed, by a bug of ours."""
+        attempt.live.discard(attempt)
+        if isinstance(self.entrance, Entrance):
+            self.entrance.leave(attempt)
+
+    def park(self, call: BalancedAttempts, until_s: float | None) -> None:
         """``call.advance()`` when the view changes, or when ``until_s`` has come."""
         delay_s = FOR_EVER_S if until_s is None else min(max(until_s - self.now_s(), 0.0), FOR_EVER_S)
         self._parked[call] = self.loop.call_later(delay_s, self._expire, call)
         self.connections.look_in(FASTEST_S)
 
-    def unpark(self, call: BalancedCall) -> None:
+    def unpark(self, call: BalancedAttempts) -> None:
         """It waits no more; nothing is left of it here."""
         timer = self._parked.pop(call, None)
         if timer is not None:
             timer.cancel()
 
-    def _expire(self, call: BalancedCall) -> None:
+    def limited(self, balanced: BalancedAttempts, call: Call) -> None:
+        """This call has limits: wake it when its turn comes, and give its places back when this loop is no more."""
+        call.wake_with(_Nudge(self, balanced))
+        self._limited.add(call)
+
+    def nudge(self, call: BalancedAttempts) -> None:
+        """If it waits, it asks again now."""
+        if call in self._parked:
+            self.unpark(call)
+            call.advance()
+
+    def _expire(self, call: BalancedAttempts) -> None:
         if self._parked.pop(call, None) is not None:
             call.advance()
 
@@ -164,6 +202,8 @@ class Driver:
                 self.end(connection, attempt, _CANCELLED)
         self.connections.forget_all()
         self._parked.clear()
+        for call in list(self._limited):
+            call.close()
 
     def __repr__(self) -> str:
         return f"<Driver {self.binding.target} {self.view.state.value} connections={len(self.connections)} waiting={len(self._parked)}>"
@@ -191,8 +231,38 @@ class _Relay:
             if driver is not None and not driver.closed:
                 driver.release()
 
+    def describe(self, subchannel: Subchannel) -> dict[str, object]:
+        """From any thread."""
+        driver = self._driver()
+        return {} if driver is None else driver.connections.describe(subchannel)
+
     def _arrive(self) -> None:
         self._on_its_way = False  # first, so that a change from here on makes a wake-up of its own
         driver = self._driver()
         if driver is not None and not driver.closed:
             driver.on_change()
+
+
+class _Nudge:
+    """Wakes a call that waits for its turn, from any thread; False if its loop is closed, or nobody holds it any more."""
+
+    __slots__ = ("_call", "_driver", "_loop")
+
+    def __init__(self, driver: Driver, call: BalancedAttempts) -> None:
+        self._call = weakref.ref(call)
+        self._driver = weakref.ref(driver)
+        self._loop = driver.loop
+
+    def __call__(self) -> bool:
+        if self._call() is None:
+            return False
+        try:
+            self._loop.call_soon_threadsafe(self._arrive)
+        except RuntimeError:  # the loop is closed
+            return False
+        return True
+
+    def _arrive(self) -> None:
+        driver, call = self._driver(), self._call()
+        if driver is not None and call is not None:
+            driver.nudge(call)

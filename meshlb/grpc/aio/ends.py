@@ -23,7 +23,7 @@ from meshlb.grpc.status import outcome_of
 from meshlb.retry.tries import Failure
 
 if TYPE_CHECKING:
-    from meshlb.grpc.aio.connections import Connection
+    from meshlb.grpc.aio.connection import Connection
     from meshlb.grpc.aio.driver import Driver
 
 T = TypeVar("T")
@@ -34,12 +34,12 @@ def is_ok(call: Any) -> bool:
     return _code(call) is grpc.StatusCode.OK
 
 
-def outcome_now(call: Any) -> Outcome:
-    """What the end of this call, which is done, means."""
+def outcome_now(call: Any, took_s: float = 0.0, timeout_s: float | None = None) -> Outcome:
+    """What the end of this call, which is done, means; ``took_s``: since it began, ``timeout_s``: what it was given."""
     code = _code(call)
     if code is grpc.StatusCode.OK:
         return Outcome.SUCCESS
-    return outcome_of(code, None if code is None else _answer(call.details()))
+    return outcome_of(code, None if code is None else _answer(call.details()), took_s=took_s, timeout_s=timeout_s)
 
 
 def failure_now(call: Any, *, timed_out: bool) -> Failure | None:
@@ -61,17 +61,18 @@ def error_now(call: Any) -> grpc.aio.AioRpcError:
 class StreamEnd:
     """The done callback of a stream that is grpc's own object."""
 
-    __slots__ = ("_attempt", "_connection", "_driver")
+    __slots__ = ("_attempt", "_connection", "_driver", "_timeout_s")
 
-    def __init__(self, driver: Driver, connection: Connection, attempt: Attempt) -> None:
+    def __init__(self, driver: Driver, connection: Connection, attempt: Attempt, timeout_s: float | None) -> None:
         self._driver = driver
         self._connection = connection
         self._attempt = attempt
+        self._timeout_s = timeout_s
 
     def __call__(self, call: Any) -> None:
         driver, outcome = self._driver, Outcome.CANCELLED
         try:
-            outcome = outcome_now(call)
+            outcome = outcome_now(call, driver.now_s() - self._attempt.started_s, self._timeout_s)
         except Exception as error:  # noqa: BLE001 - a bug of ours
             driver.binding.count_internal_error(error)
         driver.end(self._connection, self._attempt, outcome)

@@ -55,15 +55,27 @@ class _StreamResponse(BalancedCall):
         while True:
             await self._sent_or_cancel()
             inner = self._inner
+            timer = self._limit_first_message(inner)
             try:
                 async for message in inner:
+                    if self._slow is inner:  # it came in the moment in which it was given up
+                        break
                     self._committed = True
+                    if timer is not None:
+                        timer.cancel()
+                        timer = None
+                    if not self._answered:
+                        self._first_came()
                     yield message
             except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
                 if self._stays(inner, error):
                     raise
             else:
-                return
+                if self._slow is not inner:
+                    return
+            finally:
+                if timer is not None:
+                    timer.cancel()
 
     async def read(self) -> Any:
         if self._messages is not None:
@@ -71,6 +83,8 @@ class _StreamResponse(BalancedCall):
         self._read = True
         message = await self._do("read")
         self._committed = True
+        if not self._answered and message is not grpc.aio.EOF:
+            self._first_came()
         return message
 
     def _can_move(self) -> bool:

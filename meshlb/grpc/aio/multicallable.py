@@ -15,15 +15,15 @@ import grpc.aio
 from meshlb.core.outcome import Outcome
 from meshlb.core.policy import PickInfo
 from meshlb.grpc.aio.calls import BalancedCall
-from meshlb.grpc.aio.connections import FRESH_S
+from meshlb.grpc.aio.connection import FRESH_S
 from meshlb.grpc.aio.ends import StreamEnd, cancel_if_unsendable
 from meshlb.grpc.aio.kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
-from meshlb.grpc.in_flight import mark
+from meshlb.grpc.marks import mark
 from meshlb.grpc.stock import factory_extras
 
 if TYPE_CHECKING:
     from meshlb.grpc.aio.channel import Channel
-    from meshlb.grpc.aio.connections import Connection
+    from meshlb.grpc.aio.connection import Connection
     from meshlb.grpc.aio.driver import Driver
 
 CANCELLED = Outcome.CANCELLED
@@ -33,6 +33,7 @@ class MultiCallable:
     """What the four kinds share; ``kind`` is the name of the channel's factory method."""
 
     kind: str
+    answers = False  # its answers are a stream
     stream = True  # long-lived calls are counted apart from unary ones
     replays = False  # its requests can be sent again, and its calls be tried again after they were sent
     call_class: type[BalancedCall]
@@ -51,7 +52,11 @@ class MultiCallable:
         defaults = channel.options.defaults_of(self.info.method)
         self.timeout_s = defaults.timeout_s
         self.wait_for_ready = bool(defaults.wait_for_ready)
-        self.rules = channel.options.rules_of(self.info.method, channel.config, per_try=not self.stream)
+        self.rules = channel.options.rules_of(self.info.method, channel.config, per_try=self.replays)
+        self.limited = channel.config.limits.any
+        self.first_message_s = self.rules.per_try_timeout_s if self.stream else 0.0
+        self.info.replays = self.replays and self.rules.retries
+        self.info.judged = not channel.config.outlier.ignores(self.info.method)
         self.inners: dict[Connection, Any] = {}
         self._drivers = channel.drivers
         self._arguments = (method, request_serializer, response_deserializer)
@@ -67,6 +72,12 @@ class MultiCallable:
     def stock(self) -> Any:
         """The way around meshlb, for calls that a bug of ours would fail."""
         return self._on(self.channel.stock.in_this_loop())
+
+    def limit_s(self, timeout_s: float | None) -> float | None:
+        """How long a call may take that was given this timeout."""
+        if timeout_s is None or self.timeout_s is None:
+            return self.timeout_s if timeout_s is None else timeout_s
+        return min(timeout_s, self.timeout_s)
 
     def may_retry(self, metadata: Any) -> bool:
         """An attempt that was sent may be followed by another."""
@@ -84,7 +95,7 @@ class MultiCallable:
         except (KeyError, RuntimeError):
             driver = self.channel.driver()
         waits = self.wait_for_ready if wait_for_ready is None else wait_for_ready
-        if waits or self.may_retry(metadata):
+        if waits or self.limited or not self.rules.plain or self.may_retry(metadata):
             return self.call_class(self, driver, request, timeout, metadata, credentials, wait_for_ready, compression)
         try:
             connection, attempt = driver.begin(self.info, True)
@@ -99,10 +110,14 @@ class MultiCallable:
         except BaseException:
             driver.end(connection, attempt, CANCELLED)
             raise
+        cancel_if_unsendable(call)
+        if self.answers and attempt.judged and attempt.subchannel.watched:  # ours sees when its first message comes
+            return self.call_class(
+                self, driver, request, timeout, metadata, credentials, wait_for_ready, compression, connection, attempt, call
+            )
         connection.live.add(attempt)
         mark(call, attempt.subchannel.endpoint)
-        call.add_done_callback(StreamEnd(driver, connection, attempt))
-        cancel_if_unsendable(call)
+        call.add_done_callback(StreamEnd(driver, connection, attempt, self.limit_s(timeout)))
         return call
 
 
@@ -132,7 +147,7 @@ class UnaryUnaryMultiCallable(MultiCallable, grpc.aio.UnaryUnaryMultiCallable): 
             driver = self.channel.driver()
         connection = inner = None
         try:
-            attempt = driver.view.begin(self.info)
+            attempt = driver.entrance.begin(self.info)
             if attempt is not None:
                 connection = driver.by_subchannel.get(attempt.subchannel)
                 if connection is None or (
@@ -155,8 +170,8 @@ class UnaryUnaryMultiCallable(MultiCallable, grpc.aio.UnaryUnaryMultiCallable): 
         )
 
 
-class LimitedUnaryUnaryMultiCallable(UnaryUnaryMultiCallable):
-    """For methods of which every attempt has a time limit, or every success counts: nothing is cut short."""
+class RuledUnaryUnaryMultiCallable(UnaryUnaryMultiCallable):
+    """For methods whose attempts have a time limit, or whose successes count: nothing is cut short."""
 
     def __call__(
         self,
@@ -176,6 +191,7 @@ class UnaryStreamMultiCallable(MultiCallable, grpc.aio.UnaryStreamMultiCallable)
     """See ``_invoke``."""
 
     kind = "unary_stream"
+    answers = True
     replays = True
     call_class = UnaryStreamCall
 
@@ -216,4 +232,5 @@ class StreamStreamMultiCallable(_StreamRequest, grpc.aio.StreamStreamMultiCallab
     """See ``_invoke``."""
 
     kind = "stream_stream"
+    answers = True
     call_class = StreamStreamCall

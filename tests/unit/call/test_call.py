@@ -409,7 +409,7 @@ class Stubborn:
 def test_what_never_left_goes_elsewhere_at_most_twice_each_time_to_another_endpoint() -> None:
     """Three endpoints see the call; it is paid for twice. Even if each is ready again by then."""
     bench = Bench()
-    bench.pool.policy = Stubborn()
+    bench.pool.balancer.policy = Stubborn()
     bench.publish(pod(1), pod(2), pod(3), pod(4))
     bench.connect(READY, *bench.view.wanted())
     caller = Caller(bench)
@@ -428,7 +428,7 @@ def test_what_never_left_goes_elsewhere_at_most_twice_each_time_to_another_endpo
 def test_what_the_caller_excludes_stays_excluded_elsewhere() -> None:
     """The call's own exclusions come on top, and the method stays."""
     bench = Bench()
-    bench.pool.policy = Stubborn()
+    bench.pool.balancer.policy = Stubborn()
     bench.publish(pod(1), pod(2), pod(3))
     bench.connect(READY, *bench.view.wanted())
     caller = Caller(bench, exclude=frozenset({bench.sub(1)}))
@@ -465,7 +465,7 @@ LOST = Failure("UNAVAILABLE", lost=True)
 def test_another_attempt_waits_for_its_time_and_goes_elsewhere() -> None:
     """The delay is what it answers, and what the adapter is told to wait; nobody may begin before."""
     bench = Bench()
-    bench.pool.policy = Stubborn()
+    bench.pool.balancer.policy = Stubborn()
     bench.publish(pod(1), pod(2))
     bench.connect(READY, *bench.view.wanted())
     caller = Caller(bench, retry={**IDEMPOTENT, "wait": lambda state: 0.5})

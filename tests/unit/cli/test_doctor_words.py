@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from meshlb.cli.doctor import dns, surroundings
 from meshlb.cli.doctor.api import unreached_advice
@@ -13,6 +14,7 @@ from meshlb.resolve.env import EnvService
 from meshlb.resolve.known import ServiceName
 from meshlb.resolve.kubernetes.service_wire import ServicePort, ServiceRecord
 from meshlb.resolve.kubernetes.wire import SlicePort, SliceRecord
+from meshlb.resolve.place import NODE_YAML, OWN_VARIABLES, ZONE_YAML
 from meshlb.resolve.resolv_conf import ResolvConf
 from meshlb.resolve.settings import Discovery
 
@@ -124,6 +126,9 @@ def test_the_environment_and_the_place_say_what_is_known() -> None:
     assert "own namespace only (web)" in surroundings.environment(None, want(), "web").detail
     assert surroundings.place(Place("node-1", "zone-a"), True) == Finding("ok", "node node-1, zone zone-a")
     assert surroundings.place(Place(), False).status == "ok"
-    unknown = surroundings.place(Place("node-1"), True)
-    assert unknown.status == "warn"
-    assert "MESHLB_ZONE" in unknown.advice
+    for found, lacking in ((Place("node-1"), ZONE_YAML), (Place("", "zone-a"), NODE_YAML), (Place(), NODE_YAML)):
+        unknown = surroundings.place(found, True)
+        assert unknown.status == "warn"
+        assert lacking in unknown.advice
+        manifest = yaml.safe_load(lacking.partition(" (")[0])
+        assert [one["name"] in OWN_VARIABLES for one in manifest["env"]] == [True]

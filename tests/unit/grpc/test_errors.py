@@ -14,6 +14,7 @@ from meshlb.errors import (
     DeadlineExceededError,
     MeshError,
     NoEndpointError,
+    OverLimitError,
     PortNotFoundError,
     ResolveError,
     ServiceNotFoundError,
@@ -25,6 +26,7 @@ ERRORS = [
     (ResolveError("orders", ["kubernetes: 403", "dns: SERVFAIL"]), grpc.StatusCode.UNAVAILABLE),
     (ServiceNotFoundError("orders", ["kubernetes: no Service", "dns: NXDOMAIN"]), grpc.StatusCode.UNAVAILABLE),
     (PortNotFoundError("orders", ["ports: grpc, http"]), grpc.StatusCode.UNAVAILABLE),
+    (OverLimitError("orders", "limits.max_in_flight", 2, "none may wait"), grpc.StatusCode.RESOURCE_EXHAUSTED),
     (DeadlineExceededError("orders", "no source has answered yet"), grpc.StatusCode.DEADLINE_EXCEEDED),
 ]
 

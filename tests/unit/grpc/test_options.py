@@ -12,9 +12,10 @@ from meshlb.balance.registry import policy_of
 from meshlb.core.endpoint import Endpoint
 from meshlb.errors import ConfigError
 from meshlb.grpc.options import INT_MAX, ChannelOptions
+from meshlb.pool.connection_settings import Connection
 
 POD = Endpoint(host="10.0.0.1", port=80, uid="6f1c2f6e-0f52-4d4b-8f0e-3a8a4b8f5c11")
-CONFIG: Any = SimpleNamespace(connect_timeout_s=3.0)
+CONFIG: Any = SimpleNamespace(connect_timeout_s=3.0, connection=Connection())
 POLICY = {
     "maxAttempts": 4,
     "initialBackoff": "0.1s",
@@ -27,6 +28,12 @@ POLICY = {
 def given(*options: tuple[Any, Any], endpoint: Endpoint = POD, **settings: Any) -> dict[str, Any]:
     """What the endpoint's channel is made with."""
     return dict(ChannelOptions.of(options).endpoint_options("orders.shop:50051", endpoint, CONFIG, **settings))
+
+
+def connecting(**said: Any) -> dict[str, Any]:
+    """The same, for these settings of connections."""
+    config: Any = SimpleNamespace(connect_timeout_s=3.0, connection=Connection(**said))
+    return dict(ChannelOptions.of(()).endpoint_options("orders.shop:50051", POD, config))
 
 
 def service_config(config: object) -> tuple[str, str]:
@@ -56,6 +63,52 @@ def test_the_defaults_are_those_of_a_connection_to_a_pod() -> None:
 def test_pings_are_rarer_than_servers_tolerate_by_default() -> None:
     """Below five minutes a default server answers a silent call's pings with GOAWAY too_many_pings."""
     assert given()["grpc.keepalive_time_ms"] > 300_000
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"enabled": False}, {}),
+        ({}, {"time": 310_000, "timeout": 3000, "ping": 5000}),
+        (
+            {"keepalive_time_s": 30, "keepalive_timeout_s": 7.5, "ping_timeout_s": 1},
+            {"time": 30_000, "timeout": 7500, "ping": 1000},
+        ),
+        ({"keepalive_time_s": 0}, {"time": INT_MAX - 1, "timeout": 3000, "ping": 5000}),
+        ({"keepalive_time_s": 0, "keepalive_timeout_s": 0, "ping_timeout_s": 0}, {}),
+        ({"keepalive_timeout_s": 1e7}, {"time": 310_000, "timeout": INT_MAX - 1, "ping": 5000}),
+    ],
+)
+def test_the_config_says_how_dead_peers_are_found(said: dict[str, Any], expected: dict[str, int]) -> None:
+    """Without pings the kernel's limit stays, which gRPC sets only beside them; what is off is left to gRPC."""
+    names = {"grpc.keepalive_time_ms": "time", "grpc.keepalive_timeout_ms": "timeout", "grpc.http2.ping_timeout_ms": "ping"}
+    assert {names[key]: value for key, value in connecting(**said).items() if key in names} == expected
+
+
+def test_health_checking_is_each_connections_own() -> None:
+    """By gRPC's service config, of which the user's word is the last; none of it with ``off``."""
+
+    def health_check(*options: tuple[Any, Any], **said: Any) -> Any:
+        config = SimpleNamespace(connect_timeout_s=3.0, connection=Connection(**said))
+        parsed = ChannelOptions.of(options)
+        made = json.loads(dict(parsed.endpoint_options("orders:1", POD, config))["grpc.service_config"])  # type: ignore[arg-type]
+        assert parsed.watches_health(config) is ("healthCheckConfig" in made)  # type: ignore[arg-type]
+        return made.get("healthCheckConfig")
+
+    assert health_check() is None
+    assert health_check(health_check="") == {"serviceName": ""}
+    assert health_check(health_check="shop.Orders") == {"serviceName": "shop.Orders"}
+    assert health_check(health_check="shop.Orders", enabled=False) is None
+    own = service_config({"healthCheckConfig": {"serviceName": "own"}})
+    assert health_check(own, health_check="shop.Orders") == {"serviceName": "own"}
+    assert health_check(own) == {"serviceName": "own"}
+
+
+def test_connections_that_are_renewed_are_not_shared() -> None:
+    """A new one would be the old one again, as gRPC pools them by their options."""
+    assert "grpc.use_local_subchannel_pool" not in given()
+    assert connecting(max_age_s=60)["grpc.use_local_subchannel_pool"] == 1
+    assert "grpc.use_local_subchannel_pool" not in connecting(max_age_s=60, enabled=False)
 
 
 def test_what_the_user_sets_wins() -> None:

@@ -17,7 +17,9 @@ from meshlb.core.connectivity import Connectivity
 from meshlb.core.endpoint import Endpoint, EndpointSet
 from meshlb.core.policy import PickInfo
 from meshlb.grpc.aio import connections as module
+from meshlb.grpc.aio.connection import FRESH_S
 from meshlb.grpc.aio.connections import Connections
+from meshlb.pool.connection_settings import Connection
 from meshlb.pool.pool import Pool
 from meshlb.runtime.clock import SystemClock, system_rng
 from tests.support.aio import eventually
@@ -52,7 +54,13 @@ class Harness:
         )
         self.view = self.pool.view(self)
         self.connections = Connections(
-            asyncio.get_running_loop(), self.view, self.connect, now_s=clock.now_s, on_error=self.errors.append
+            asyncio.get_running_loop(),
+            self.view,
+            self.connect,
+            settings=Connection(),
+            asks_why=False,
+            now_s=clock.now_s,
+            on_error=self.errors.append,
         )
 
     def on_change(self) -> None:
@@ -126,7 +134,7 @@ async def test_a_fresh_look_is_not_repeated() -> None:
     channel = harness.channels[1]
     channel.state, channel.looks = READY, 0
     assert connection.is_ready(100.0)
-    assert connection.is_ready(100.0 + module.FRESH_S / 2)
+    assert connection.is_ready(100.0 + FRESH_S / 2)
     assert channel.looks == 1
     channel.state = CONNECTING
     assert not connection.is_ready(100.1)

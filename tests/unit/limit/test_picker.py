@@ -1,0 +1,92 @@
+"""Endpoints that are full are not picked, whatever the policy; and the others as before."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from meshlb.balance.registry import policy_of
+from meshlb.core.policy import PickInfo
+from meshlb.core.subchannel import Attempt
+from meshlb.limit.picker import Limited
+from tests.picking import hold, picks, seeded, subchannels_of
+
+POLICIES = ["p2c", "round_robin", "least_request"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 100])
+def test_who_is_full_is_not_picked_and_nobody_is_when_all_are(policy: str, count: int) -> None:
+    """Unary calls and streams together; each endpoint in turn, until none has room."""
+    rng, made = seeded(), policy_of(policy)
+    built = made.build(rng)
+    subs = subchannels_of(built, [1.0] * count)
+    picker = Limited(built.new_picker(subs, rng), subs, 2)
+    full = []
+    for sub in subs:
+        hold(sub.unary)
+        hold(sub.streams)
+        full.append(sub)
+        picked = picks(picker, 20)
+        assert not set(picked) & set(full)
+        assert len(picked) == (20 if len(full) < count else 0)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_with_room_everywhere_the_policy_decides_alone(policy: str) -> None:
+    """The same draws give the same picks as without a limit."""
+    built, other = policy_of(policy).build(seeded()), policy_of(policy).build(seeded())
+    subs, same = subchannels_of(built, [1.0, 2.0, 3.0]), subchannels_of(other, [1.0, 2.0, 3.0])
+    limited = picks(Limited(built.new_picker(subs, seeded()), subs, 5), 50)
+    plain = picks(other.new_picker(same, seeded()), 50)
+    assert [sub.endpoint for sub in limited] == [sub.endpoint for sub in plain]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_a_call_avoids_it_gets_only_while_nobody_else_has_room(policy: str) -> None:
+    """As without a limit; a full one not even then."""
+    rng = seeded()
+    built = policy_of(policy).build(rng)
+    subs = subchannels_of(built, [1.0] * 3)
+    picker = Limited(built.new_picker(subs, rng), subs, 1)
+    assert set(picks(picker, 30, exclude=subs[:1])) == set(subs[1:])
+    hold(subs[1].unary)
+    assert set(picks(picker, 30, exclude=subs[:1])) == {subs[2]}
+    hold(subs[2].unary)
+    assert set(picks(picker, 30, exclude=subs[:1])) == {subs[0]}
+
+
+class Stubborn:
+    """A policy that takes the first, whatever one asks it to avoid."""
+
+    def __init__(self, subs: list[object]) -> None:
+        self._first = subs[0]
+
+    def pick(self, info: PickInfo, now_s: float, /) -> object:
+        return self._first
+
+
+def test_a_policy_that_cannot_avoid_gets_the_least_loaded_with_room() -> None:
+    """Room that is there is used."""
+    built = policy_of("p2c").build(seeded())
+    subs = subchannels_of(built, [1.0] * 4)
+    hold(subs[0].unary, 3)
+    hold(subs[1].unary, 2)
+    hold(subs[2].unary, 1)
+    hold(subs[3].unary, 2)
+    assert set(picks(Limited(Stubborn(subs), subs, 3), 5)) == {subs[2]}  # type: ignore[arg-type]
+
+
+def test_the_load_is_even_at_the_limit() -> None:
+    """Three attempts each on a hundred endpoints that may have three: every place is found."""
+    rng = seeded()
+    built = policy_of("p2c").build(rng)
+    subs = subchannels_of(built, [1.0] * 100)
+    picker = Limited(built.new_picker(subs, rng), subs, 3)
+    for _ in range(300):
+        picked = picker.pick(PickInfo(), 0.0)
+        assert picked is not None
+        picked.unary.add(Attempt())
+    assert Counter(len(sub.unary) for sub in subs) == {3: 100}
+    assert picker.pick(PickInfo(), 0.0) is None
