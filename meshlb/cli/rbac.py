@@ -42,7 +42,7 @@ def rbac(targets: Sequence[str], cluster: ClusterFlags, *, service_account: str 
         raise ConfigError(f"discovery {', '.join(config.discovery.sources)}: never asks the API server, and needs no permission")
     for target in parsed:
         if not classifier.may_be_service(target):
-            raise ConfigError(f"{target}: an ordinary name for clients in zone {classifier.zone}, which needs no permission")
+            raise ConfigError(f"{target}: an ordinary name for clients in zone {classifier.own.zone}, which needs no permission")
     unsure = [str(target) for target in parsed if not classifier.is_certain(target)]
     if unsure:
         print(f"needed only for those that the cluster's DNS knows as Services: {', '.join(unsure)}", file=sys.stderr)
@@ -50,7 +50,7 @@ def rbac(targets: Sequence[str], cluster: ClusterFlags, *, service_account: str 
     if where is not None:
         print(where, file=sys.stderr)
     elif not all(target.namespace for target in parsed):
-        print(f"namespace {classifier.namespace} for names without one", file=sys.stderr)
+        print(f"namespace {classifier.own.namespace} for names without one", file=sys.stderr)
     subject = service_account or _own_account(config)
     if not subject:
         print("replace CLIENT_NAMESPACE and CLIENT_SERVICE_ACCOUNT, or give --service-account NAMESPACE/NAME", file=sys.stderr)
@@ -74,7 +74,7 @@ def _services(targets: Iterable[Target], classifier: Classifier) -> dict[str, se
     """The Services' names by namespace."""
     services: dict[str, set[str]] = {}
     for target in targets:
-        services.setdefault(target.namespace or classifier.namespace, set()).add(target.service)
+        services.setdefault(target.namespace or classifier.own.namespace, set()).add(target.service)
     return services
 
 

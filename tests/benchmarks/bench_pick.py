@@ -20,8 +20,12 @@ from meshlb.balance.config import PolicyConfig
 from meshlb.balance.least_request import LeastRequest
 from meshlb.balance.p2c import P2C
 from meshlb.balance.round_robin import RoundRobin
+from meshlb.core import endpoint
+from meshlb.core.endpoint import Endpoint, EndpointSet, Place
 from meshlb.core.outcome import Outcome
 from meshlb.core.policy import Picker, PickInfo
+from meshlb.core.subchannel import Subchannel
+from meshlb.health.locality import Localities, Locality
 from tests.picking import hold, subchannels_of
 
 SIZES = (1, 3, 10, 64, 100, 10_000)
@@ -41,6 +45,20 @@ def picker(config: PolicyConfig, count: int, *, weighted: bool = False, streams:
     for _ in range(10 if failing else 0):
         subs[0].metric.on_end(0.0, 0.001, Outcome.FAILURE)  # stands out: penalised for 5 s of a clock that does not move here
     return made
+
+
+def zone_picker(count: int, mode: str) -> Picker:
+    """p2c over three zones, with the caller's first; the attempts in flight do not move."""
+    rng = random.Random(1)
+    policy, localities = P2C().build(rng), Localities(Locality(mode=mode, own_service="frontend.shop"), rng)
+    endpoints = [
+        Endpoint(host=f"10.0.{at >> 8}.{at & 255}", port=80, locality=endpoint.Locality(zone="abc"[at % 3])) for at in range(count)
+    ]
+    localities.on_own_endpoints(EndpointSet.of(endpoints[:9], "static"))
+    subs = [Subchannel(one, policy.new_metric(0.0)) for one in endpoints]
+    for sub in subs:
+        hold(sub.unary, rng.randrange(3))
+    return localities.new_picker(subs, Place(zone="a"), lambda chosen: policy.new_picker(chosen, rng))
 
 
 def pick_ns(made: Picker) -> float:
@@ -82,6 +100,9 @@ def main() -> None:
             }.items():
                 made = picker(config, count, **state)
                 arms[f"{config} {label}".strip(), count] = lambda made=made: pick_ns(made)  # type: ignore[misc]
+        for mode in ("prefer", "envoy"):
+            zoned = zone_picker(count, mode)
+            arms[f"p2c, locality {mode}", count] = lambda zoned=zoned: pick_ns(zoned)  # type: ignore[misc]
     samples: dict[tuple[str, int], list[float]] = {arm: [] for arm in arms}
     locks = []
     for _ in range(ROUNDS):
