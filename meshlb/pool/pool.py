@@ -89,6 +89,7 @@ class Pool:
         self._lock = new_lock()
         # Not a WeakSet: its callbacks may run in one thread while another iterates.
         self._views: list[weakref.ref[View]] = []
+        self._lines: tuple[Gate, ...] = ()  # of those of them that have one
         self.balancer = Balancer(
             target, policy, rng, outlier=outlier, slow_start=slow_start, locality=locality, max_in_flight=max_in_flight
         )
@@ -160,6 +161,8 @@ class Pool:
         view = self._new_view(listener)
         with self._lock:
             self._views.append(weakref.ref(view))
+            if isinstance(view, LimitedView):
+                self._lines = (*self._lines, view.line)
             view.refresh_locked(self.snapshot)
         return view
 
@@ -215,10 +218,9 @@ class Pool:
 
     def knock(self) -> None:
         """An attempt ended where endpoints are limited: the first of each line looks whether there is room now. Any thread, no lock."""
-        for ref in tuple(self._views):
-            view = ref()
-            if isinstance(view, LimitedView):
-                view.line.knock()
+        for line in self._lines:
+            if not line.open:
+                line.knock()
 
     def new_picker(self, candidates: Sequence[Subchannel], probes: Sequence[Subchannel]) -> Picker:
         """Under the lock; n >= 1 candidates."""
@@ -297,6 +299,7 @@ class Pool:
         views = [view for ref in self._views if (view := ref()) is not None and not view.closed]
         if len(views) < len(self._views):
             self._views = [weakref.ref(view) for view in views]
+            self._lines = tuple([view.line for view in views if isinstance(view, LimitedView)])
         return views
 
     def __repr__(self) -> str:

@@ -134,7 +134,7 @@ def test_tenacitys_stop_and_wait_are_asked_when_an_attempt_is_due() -> None:
         (tenacity.wait_exponential_jitter(1, 10), 1.0, 2.0),
         (lambda state: -5.0, 0.0, 0.0),
     ],
-    ids=str,
+    ids=["none", "random", "exponential", "random exponential", "exponential jitter", "a callable"],
 )
 def test_every_wait_of_tenacity_is_understood(wait: Any, low_s: float, high_s: float) -> None:
     """And any callable of the kind; a negative time is none."""
