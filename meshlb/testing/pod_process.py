@@ -7,6 +7,7 @@ dies becomes an orphaned stopped group, which the kernel ends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -53,8 +54,12 @@ class PodProcess:
         return self._popen.pid
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, from any thread; nothing happens if the process has ended."""
+        """Send a signal, from any thread; nothing happens if the process has ended. SIGSTOP has stopped it when this returns: a parent
+        that died before would leave a group that stops only when it is an orphan, which the kernel does not end."""
         self._popen.send_signal(number)
+        if number is signal.SIGSTOP and self._popen.returncode is None and hasattr(os, "waitid"):
+            with contextlib.suppress(ChildProcessError):  # it ended, and was reaped
+                os.waitid(os.P_PID, self._popen.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def log_tail(self) -> str:
         return self._log.read_text(errors="replace")[-_LOG_TAIL_CHARS:].strip()

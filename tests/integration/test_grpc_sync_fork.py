@@ -135,18 +135,17 @@ assert before <= established(), (before, established())
 import gc, meshlb, weakref
 binding.config = meshlb.Config(connection={"max_age_s": 1})
 channel = Bench(binding)
-streams = [channel.stub.Watch(request(count=25, interval_s=0.1)) for _ in pods]
+get()  # no stream: a thread that reads one is inside gRPC, which then leaves the child unprepared
 def replaced():
     return [channel.connections.describe(sub)["replaced"] for sub in binding.pool.snapshot.listed]
 eventually(lambda: replaced() == [1, 1], "all are replaced")
-inherited = [weakref.ref(link.channel) for link in channel.connections._renewals.all()]
+inherited = [weakref.ref(link.channel) for link in (*channel.connections._renewals.all(), *channel.connections.links.values())]
 def child():
     all_kinds()
     gc.collect()
     assert replaced() == [0, 0]
     assert all(ref() is not None for ref in inherited), "freeing one would close it"
 join(fork(child))
-assert [len(list(stream)) for stream in streams] == [25, 25]
 all_kinds()
 """,
     "after a bug of ours": """

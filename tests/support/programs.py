@@ -278,11 +278,16 @@ class AioClient:
             await self._one(sample, calls, _request(request), timeout, wait_for_ready)
 
         future = asyncio.run_coroutine_threadsafe(work(), self.loop)
+        return Running(sample, future, lambda: self._cancel(calls, future), threading.Event())
 
-        def cancel() -> None:
-            self.loop.call_soon_threadsafe(lambda: [call.cancel() for call in calls])
+    def _cancel(self, calls: list[Any], future: Future[Any]) -> None:
+        async def cancel() -> None:
+            while not calls and not future.done():  # noqa: ASYNC110 - the task begins within a turn or two of the loop
+                await asyncio.sleep(0)
+            for call in calls:
+                call.cancel()
 
-        return Running(sample, future, cancel, threading.Event())
+        asyncio.run_coroutine_threadsafe(cancel(), self.loop)
 
     future = start
 
@@ -303,11 +308,7 @@ class AioClient:
             await self._read(sample, calls, _request(request), timeout, wait_for_ready, first)
 
         future = asyncio.run_coroutine_threadsafe(work(), self.loop)
-
-        def cancel() -> None:
-            self.loop.call_soon_threadsafe(lambda: [call.cancel() for call in calls])
-
-        return Running(sample, future, cancel, first)
+        return Running(sample, future, lambda: self._cancel(calls, future), first)
 
     async def _read(
         self, sample: Sample, calls: list[Any], request: Any, timeout_s: float | None, wait: bool | None, first: threading.Event
