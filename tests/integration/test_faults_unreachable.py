@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import threading
 import time
@@ -52,6 +51,7 @@ class Counter:
     def __init__(self) -> None:
         self.accepted = 0
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._listener.settimeout(0.05)
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="test-counter", daemon=True)
@@ -59,7 +59,7 @@ class Counter:
 
     def _serve(self) -> None:
         while not self._ended.is_set():
-            if select.select([self._listener], [], [], 0.05)[0]:
+            with contextlib.suppress(TimeoutError):
                 self._listener.accept()[0].close()
                 self.accepted += 1
 
