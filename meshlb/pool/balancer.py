@@ -1,7 +1,7 @@
 """How a pool picks: its policy, and what stands around it. Zones, limits and probes wrap the policy's picker, so a pick pays for nothing
 that is not in use; ejection and slow start decide beforehand who is picked from, and with what weight.
 
-Every method is called under the pool's lock.
+Every method is called under the pool's lock, but for the two that describe: these only read, from any thread. So does a pick.
 """
 
 from __future__ import annotations
