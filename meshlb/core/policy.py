@@ -4,6 +4,17 @@ A ``Policy`` lives as long as its pool and holds what must survive updates (a ro
 made anew whenever the usable subchannels change, and swapped by one store; it is called from any thread, never blocks and takes
 no lock that another pick could hold for long. A ``LoadMetric`` belongs to one subchannel and survives updates with it.
 
+A policy may have more than ``Policy`` asks for; each is looked for by its name, once a pool or metric, so that a simple policy needs none:
+
+- ``hashes: bool``: True where picks depend on ``PickInfo.hash``, which is computed only then;
+- ``know(members, now_s)``: all that are eligible now, ready or not, in the order of the endpoint set; before the pickers that follow from
+  it. For tables that must be the same whoever is connected;
+- ``tick(now_s) -> bool`` and ``due_s() -> float | None``: let time pass, and say whether pickers must be made anew, and when it wants the
+  next tick;
+- of a metric, ``on_attempt_end(attempt, now_s, outcome)``: called in place of ``on_end``, by whom the method or the kind of call matters.
+
+All of a policy's are called under the pool's lock; a metric's from any thread, without one.
+
 Spec: gRPC's Picker and LoadBalancer contract (grpc-go balancer.go); Finagle's Distributor x Node for the split of load and
 choice.
 """
@@ -34,22 +45,29 @@ class LoadMetric(Protocol):
 
 class PickInfo:
     """What a pick may depend on: the full method name (``/shop.Orders/Get``), subchannels to avoid while others are there, whether
-    an attempt that fails may be followed by another (``replays``), so that it can be risked, and whether how it ends counts for ejection
-    (``judged``)."""
+    an attempt that fails may be followed by another (``replays``), so that it can be risked, whether how it ends counts for ejection
+    (``judged``), and the 64-bit hash of the call's key (``hash``; None: it has none, or the policy does not ask for it)."""
 
-    __slots__ = ("exclude", "judged", "method", "replays")
+    __slots__ = ("exclude", "hash", "judged", "method", "replays")
 
     def __init__(
-        self, method: str = "", exclude: frozenset[Subchannel] = frozenset(), *, replays: bool = False, judged: bool = True
+        self,
+        method: str = "",
+        exclude: frozenset[Subchannel] = frozenset(),
+        *,
+        replays: bool = False,
+        judged: bool = True,
+        hash: int | None = None,  # noqa: A002 - the field's word
     ) -> None:
         self.method = method
         self.exclude = exclude
+        self.hash = hash
         self.replays = replays
         self.judged = judged
 
     def avoiding(self, exclude: frozenset[Subchannel]) -> PickInfo:
         """The same for a pick that avoids these."""
-        return PickInfo(self.method, exclude, replays=self.replays, judged=self.judged)
+        return PickInfo(self.method, exclude, replays=self.replays, judged=self.judged, hash=self.hash)
 
 
 class Picker(Protocol):

@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING
 from meshlb.core.endpoint import Endpoint
 
 if TYPE_CHECKING:
-    from meshlb.core.policy import LoadMetric
+    from meshlb.core.policy import LoadMetric, PickInfo
 
 
 class Subchannel:
     """What a pool remembers of one endpoint for as long as discovery knows it; shared by every view of the pool.
 
-    ``endpoint``, ``removed``, ``fallback``, ``watched`` and ``warmth`` are written under the pool's lock, by single stores; reading needs
+    ``endpoint``, ``removed``, ``fallback``, ``watched``, ``warmth`` and ``capacity`` are written under the pool's lock, by single stores; reading needs
     no lock. ``started``, ``succeeded`` and ``failed`` are totals: plain integers that may lose an update under threads, so what is decided
-    by them must stand an error of a few. How an attempt ended is counted only if it is ``judged``.
+    by them must stand an error of a few. How an attempt ended is counted only if its ``info`` says that it is ``judged``.
     """
 
     __slots__ = (
         "__weakref__",
+        "by_attempt",
+        "capacity",
         "created_s",
         "endpoint",
         "failed",
@@ -43,6 +45,7 @@ class Subchannel:
     def __init__(self, endpoint: Endpoint, metric: LoadMetric, created_s: float = 0.0) -> None:
         self.endpoint = endpoint
         self.metric = metric
+        self.by_attempt = hasattr(metric, "on_attempt_end")  # it wants whole attempts (core/policy.py)
         self.created_s = created_s
         self.unary: set[Attempt] = set()
         self.streams: set[Attempt] = set()
@@ -50,6 +53,7 @@ class Subchannel:
         self.fallback = False  # the ClusterIP's: whoever needs it has waited long enough, so it is connected at once
         self.watched = False  # ``health`` wants to hear how each attempt ends, not of failures alone
         self.warmth = 1.0  # slow start's factor on the weight, in (0, 1]
+        self.capacity = 1.0  # the factor that follows from load reports, > 0
         self.started = 0
         self.succeeded = 0
         self.failed = 0
@@ -57,7 +61,7 @@ class Subchannel:
     @property
     def weight(self) -> float:
         """What it can bear beside the others, now."""
-        return self.endpoint.weight * self.warmth
+        return self.endpoint.weight * self.warmth * self.capacity
 
     @property
     def in_flight(self) -> int:
@@ -70,16 +74,16 @@ class Subchannel:
 
 
 class Attempt:
-    """One try of a call on one subchannel; ended once, a second end is ignored. ``live`` is the set that counts it; ``judged``: how it ends
-    counts for ejection.
+    """One try of a call on one subchannel; ended once, a second end is ignored. ``live`` is the set that counts it, ``info`` what it was
+    picked by.
 
     Made empty and filled by whoever counts it (see ``View.begin``): four stores are a tenth of a begin and end cheaper than a
     call of ``__init__``.
     """
 
-    __slots__ = ("judged", "live", "started_s", "subchannel")
+    __slots__ = ("info", "live", "started_s", "subchannel")
 
-    judged: bool
+    info: PickInfo
     live: set[Attempt]
     started_s: float
     subchannel: Subchannel

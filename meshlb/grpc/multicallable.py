@@ -170,7 +170,7 @@ class Multicallable(Inners):
 
     def _start_picked(self, attempt: Attempt, inner: Any, verb: str, arguments: Arguments) -> Any:
         """grpc's own object; but where it is of interest when a stream's first message comes, one of ours, which sees it."""
-        if verb != "__call__" or not attempt.judged or not attempt.subchannel.watched:
+        if verb != "__call__" or not attempt.info.judged or not attempt.subchannel.watched:
             return self.start(attempt, inner, verb, arguments, arguments[1])
         try:
             call = self.new_call(arguments, CLOSED, attempt.started_s)

@@ -7,7 +7,7 @@ Every method is called under the pool's lock, but for the two that describe: the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from meshlb.core.clock import Rng
@@ -37,6 +37,9 @@ class Balancer:
         max_in_flight: int = 0,
     ) -> None:
         self.policy = policy
+        self._know_of_policy: Callable[[Sequence[Subchannel], float], object] | None = getattr(policy, "know", None)
+        self._tick_of_policy: Callable[[float], bool] | None = getattr(policy, "tick", None)
+        self._due_of_policy: Callable[[], float | None] | None = getattr(policy, "due_s", None)
         self.ejector = Ejector(outlier, rng, target) if outlier.mode != "off" else None
         self.localities = Localities(locality, rng) if locality.mode != "off" else None
         self._warming = Warming(slow_start) if slow_start.window_s else None
@@ -56,6 +59,8 @@ class Balancer:
             self.ejector.know(members, now_s)
         if self._warming is not None:
             self._warming.know(members, now_s)
+        if self._know_of_policy is not None:  # the last: it may read the weights
+            self._know_of_policy(members, now_s)
 
     def on_own_endpoints(self, latest: EndpointSet) -> bool:
         """The caller's own Service; True if pickers must be built anew."""
@@ -66,15 +71,19 @@ class Balancer:
         return self.ejector is not None and self.ejector.heard(subchannel, outcome, started_s, now_s)
 
     def tick(self, now_s: float) -> bool:
-        """True if weights changed."""
+        """True if weights changed, or the policy wants pickers made anew."""
         if self.ejector is not None:
             self.ejector.tick(now_s)
-        return self._warming is not None and self._warming.tick(now_s)
+        changed = self._warming is not None and self._warming.tick(now_s)
+        if self._tick_of_policy is not None:
+            changed = self._tick_of_policy(now_s) or changed
+        return changed
 
     def due_s(self) -> float | None:
         """When it wants a tick."""
-        ejector, warming = self.ejector, self._warming
-        due_s = (ejector.due_s() if ejector is not None else None, warming.due_s() if warming is not None else None)
+        due_s = [part.due_s() for part in (self.ejector, self._warming) if part is not None]
+        if self._due_of_policy is not None:
+            due_s.append(self._due_of_policy())
         return min((one_s for one_s in due_s if one_s is not None), default=None)
 
     def new_picker(self, candidates: Sequence[Subchannel], probes: Sequence[Subchannel], place: Place, rng: Rng) -> Picker:

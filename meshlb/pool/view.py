@@ -95,7 +95,7 @@ class View:
             attempt = Attempt()  # from here on ``_start``, written out: the call would cost 40 ns
             attempt.subchannel = subchannel
             attempt.started_s = now_s
-            attempt.judged = info.judged
+            attempt.info = info
             attempt.live = live = subchannel.streams if stream else subchannel.unary
             try:  # costs nothing; a signal's handler may raise in between, and the count would stay
                 live.add(attempt)
@@ -130,14 +130,17 @@ class View:
             return False
         now_s = self._now_s()
         subchannel = attempt.subchannel
-        subchannel.metric.on_end(now_s, now_s - attempt.started_s, outcome)
+        if subchannel.by_attempt:
+            subchannel.metric.on_attempt_end(attempt, now_s, outcome)  # type: ignore[attr-defined]
+        else:
+            subchannel.metric.on_end(now_s, now_s - attempt.started_s, outcome)
         if outcome is SUCCESS:
-            if attempt.judged:
+            if attempt.info.judged:
                 subchannel.succeeded += 1
                 if subchannel.watched:
                     self.pool.heard(subchannel, outcome, attempt.started_s)
             return True
-        if attempt.judged:
+        if attempt.info.judged:
             if outcome is not CANCELLED:
                 subchannel.failed += 1
             if outcome is not CANCELLED or subchannel.watched:
@@ -148,7 +151,7 @@ class View:
 
     def answered(self, attempt: Attempt) -> None:
         """The first message of a stream came, which proves of its endpoint what the end of a call would; its own may be far away."""
-        if attempt.judged and attempt.subchannel.watched:
+        if attempt.info.judged and attempt.subchannel.watched:
             self.pool.heard(attempt.subchannel, SUCCESS, attempt.started_s)
 
     # --- the driver of connections ----------------------------------------------------------------------------------------
@@ -275,7 +278,7 @@ def _start(subchannel: Subchannel, info: PickInfo, stream: bool, now_s: float) -
     attempt = Attempt()
     attempt.subchannel = subchannel
     attempt.started_s = now_s
-    attempt.judged = info.judged
+    attempt.info = info
     attempt.live = live = subchannel.streams if stream else subchannel.unary
     live.add(attempt)
     if subchannel.removed:  # looked at only now, so that a drain which saw no live attempt may close the connection

@@ -111,7 +111,7 @@ class MultiCallable:
             driver.end(connection, attempt, CANCELLED)
             raise
         cancel_if_unsendable(call)
-        if self.answers and attempt.judged and attempt.subchannel.watched:  # ours sees when its first message comes
+        if self.answers and attempt.info.judged and attempt.subchannel.watched:  # ours sees when its first message comes
             return self.call_class(
                 self, driver, request, timeout, metadata, credentials, wait_for_ready, compression, connection, attempt, call
             )
