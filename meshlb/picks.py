@@ -15,9 +15,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from meshlb.call.call import Call
+from meshlb.call.infos import Infos
 from meshlb.core import validate
 from meshlb.core.connectivity import Connectivity
 from meshlb.core.endpoint import Endpoint
+from meshlb.core.hints import HashKey, hash_of
 from meshlb.core.outcome import Outcome
 from meshlb.core.policy import PickInfo
 from meshlb.core.subchannel import Attempt, Subchannel
@@ -54,16 +56,19 @@ class TargetPool:
         self._aside: set[Subchannel] = set()
         self._view: View | None = None
 
-    def pick(self, timeout_s: float | None = None, *, method: str = "") -> Pick:
+    def pick(self, timeout_s: float | None = None, *, method: str = "", hash_key: HashKey | None = None) -> Pick:
         """An endpoint for the length of a ``with`` or ``async with`` block.
 
+        ``hash_key`` (text, bytes or a whole number): picks with the same key get the same endpoint, where the policy looks at keys; None:
+        what ``meshlb.hints`` says where the block is entered, as for whom to avoid.
         ``timeout_s`` bounds the wait for it (seconds; None: the configuration's limits). An exception that leaves the block counts
         as a failure of the endpoint, a refused or timed-out connection puts it aside for a second, a cancellation blames nobody.
-        Raises NoEndpointError, ResolveError, OverLimitError or DeadlineExceededError on entry.
+        Raises NoEndpointError, ResolveError, OverLimitError or DeadlineExceededError on entry, TypeError at once for a key of
+        another type.
         """
         if timeout_s is not None:
             timeout_s = validate.seconds("timeout_s", timeout_s)
-        return Pick(self, timeout_s, method)
+        return Pick(self, timeout_s, method, None if hash_key is None else hash_of("pick: hash_key", hash_key))
 
     def close(self) -> None:
         """No further picks; those that are out may still come back."""
@@ -192,11 +197,12 @@ class TargetPool:
 class Pick:
     """One borrowed endpoint; see ``TargetPool.pick``."""
 
-    __slots__ = ("_attempt", "_call", "_pool", "_timeout_s", "_view", "method")
+    __slots__ = ("_attempt", "_call", "_key", "_pool", "_timeout_s", "_view", "method")
 
-    def __init__(self, pool: TargetPool, timeout_s: float | None, method: str) -> None:
+    def __init__(self, pool: TargetPool, timeout_s: float | None, method: str, key: int | None) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
+        self._key = key
         self.method = method
         self._attempt: Attempt | None = None
 
@@ -205,7 +211,8 @@ class Pick:
         self._view = self._pool.view()
         deadline_s = None if self._timeout_s is None else binding.clock.now_s() + self._timeout_s
         info = PickInfo(self.method, judged=not binding.config.outlier.ignores(self.method))
-        self._call = Call(self._view, binding.limits, info, deadline_s=deadline_s)
+        infos = Infos(info, binding.config.hash.for_method(self.method))
+        self._call = Call(self._view, binding.limits, infos.of(self._view, key=self._key), deadline_s=deadline_s)
         return self._call
 
     def _end(self, error: BaseException | None) -> None:

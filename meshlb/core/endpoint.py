@@ -11,6 +11,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
+
+from meshlb.errors import ConfigError
+
+MIN_WEIGHT: Final = 1e-9  # so that sums, quotients and squares of any number of them are sound floats
+MAX_WEIGHT: Final = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,7 @@ class Endpoint:
     has none) matches any uid at its address. ``host`` is an IP literal without brackets, or ``unix:PATH``
     (``unix-abstract:NAME``) with port 0.
 
-    ``weight`` is relative and > 0. ``ready``, ``serving`` and ``terminating`` are the slice's conditions with their nil defaults
+    ``weight`` is relative, from 1e-9 to 1e9; ConfigError for any other. ``ready``, ``serving`` and ``terminating`` are the slice's conditions, their nil defaults
     already applied. ``name`` is for people (the pod's name), never for decisions.
     """
 
@@ -69,6 +75,11 @@ class Endpoint:
     ready: bool = True
     serving: bool = True
     terminating: bool = False
+
+    def __post_init__(self) -> None:
+        weight = self.weight
+        if type(weight) is bool or not isinstance(weight, (int, float)) or not MIN_WEIGHT <= weight <= MAX_WEIGHT:
+            raise ConfigError(f"weight={weight!r}: must be a number from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}")
 
     @property
     def address(self) -> str:
@@ -104,7 +115,8 @@ class EndpointSet:
     ``internalTrafficPolicy: Local``). ``source``, ``version`` and ``note`` (why the set is as it is: "3 endpoints, none ready") are for
     logs, errors and ``status()``. ``unverified`` are the hosts of endpoints that no source has confirmed for long: one of them that is
     not connected any more may be another pod by the time that it is again. ``authority_host`` is the name that these endpoints know
-    themselves by, where it is not the target's own: the external name of an ExternalName Service.
+    themselves by, where it is not the target's own: the external name of an ExternalName Service. ``affinity_s``: the Service's
+    ClientIP affinity, the seconds without a call after which a client may be sent elsewhere; 0: it has none, or nobody could read it.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -118,6 +130,7 @@ class EndpointSet:
     local_only: bool = False
     unverified: frozenset[str] = frozenset()
     authority_host: str = ""
+    affinity_s: float = 0.0
 
     @classmethod
     def of(
@@ -133,11 +146,14 @@ class EndpointSet:
         place: Place = NO_PLACE,
         local_only: bool = False,
         unverified: frozenset[str] = frozenset(),
+        affinity_s: float = 0.0,
     ) -> EndpointSet:
         """Sort and make unique; of two copies of one endpoint the one that can serve wins. What is an endpoint is no fallback."""
         ordered = endpoints if isinstance(endpoints, OrderedEndpoints) else _unique(endpoints)
         spare = tuple(endpoint for endpoint in _unique(fallback) if not _lists(ordered, endpoint))
-        return cls(ordered, source, version, authoritative, spare, service_port, note, place, local_only, unverified)
+        return cls(
+            ordered, source, version, authoritative, spare, service_port, note, place, local_only, unverified, affinity_s=affinity_s
+        )
 
     def lists(self, endpoint: Endpoint) -> bool:
         """Is its address among the endpoints or the fallback, whichever pod is there?"""

@@ -100,7 +100,7 @@ class Verdict:
 
     ``selector``: the port that was chosen for pods of slices. ``place``, ``local_only``: what ``health.selection`` needs. ``problem``:
     why there is nothing, or why the port cannot be found (``port_wrong``); a published set stays as it is then. ``unverified``: hosts
-    of pods that nobody has confirmed for so long that somebody else may have their address.
+    of pods that nobody has confirmed for so long that somebody else may have their address. ``affinity_s``: of ClientIP affinity.
     """
 
     source: Source
@@ -112,6 +112,7 @@ class Verdict:
     place: Place = NO_PLACE
     local_only: bool = False
     unverified: frozenset[str] = frozenset()
+    affinity_s: float = 0.0
     problem: str = ""
     port_wrong: bool = False
     concerns: frozenset[Concern] = field(default_factory=frozenset)

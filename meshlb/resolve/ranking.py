@@ -110,6 +110,7 @@ def _by_slices(known: Known, want: ServiceName, cluster_ip: bool) -> Verdict | N
         place=place,
         local_only=local_only,
         unverified=_unverified(known, pods, headless=bool(headless)),
+        affinity_s=0.0 if want.pod or known.service is None else known.service.affinity_s,
         concerns=frozenset([Concern.TRUNCATED] if known.truncated else []),
     )
 

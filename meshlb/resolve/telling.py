@@ -104,6 +104,7 @@ class Teller:
             place=verdict.place,
             local_only=verdict.local_only,
             unverified=verdict.unverified,
+            affinity_s=verdict.affinity_s if by_pods else 0.0,
         )
         self._log_doubt(latest)
         if latest.source != self._logged_source:

@@ -63,6 +63,11 @@ class ServiceRecord:
         """Only endpoints on the caller's own node may be used. Of a headless Service nobody enforces it: there is no proxy."""
         return self.internal_traffic_policy == "Local" and bool(self.cluster_ips)
 
+    @property
+    def affinity_s(self) -> float:
+        """How long a silent client still belongs to its endpoint; 0: it does not. Of a headless Service nobody keeps it."""
+        return float(self.affinity_timeout_s) if self.session_affinity == "ClientIP" and self.cluster_ips else 0.0
+
 
 def parse_service(text: bytes) -> ServiceRecord:
     """A Service object. Raises WireError."""

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from meshlb.core.endpoint import Endpoint, EndpointSet
+from meshlb.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,11 @@ def test_a_fallback_is_unique_too_and_never_an_endpoint() -> None:
     pod = Endpoint(host="10.0.0.1", port=80, uid="u1")
     assert EndpointSet.of([pod], "x", fallback=[*spare, *spare, pod]).fallback == (spare[1], spare[0])
     assert EndpointSet.of(spare, "x", fallback=spare).fallback == ()
+
+
+@pytest.mark.parametrize("weight", [0, 0.0, -1.0, 1e-10, 1e10, 10**400, True, float("nan"), float("inf"), "1", None])
+def test_a_weight_that_means_nothing_is_refused(weight: object) -> None:
+    """Here, where it is made: a policy would divide by it."""
+    with pytest.raises(ConfigError) as caught:
+        Endpoint(host="10.0.0.1", port=80, weight=weight)  # type: ignore[arg-type]
+    assert str(caught.value) == f"weight={weight!r}: must be a number from 1e-09 to 1e+09"

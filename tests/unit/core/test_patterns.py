@@ -6,6 +6,7 @@ import pytest
 
 from meshlb.core import patterns
 from meshlb.errors import ConfigError
+from meshlb.limit.settings import Limits
 
 
 @pytest.mark.parametrize("pattern", ["/shop.Orders/Get", "/shop.Orders/*", "/Orders/Get"])
@@ -28,6 +29,14 @@ def test_a_star_means_all_where_that_can_be_meant() -> None:
     patterns.check("retry.idempotent", "*", everything=True)
     with pytest.raises(ConfigError, match=r"^limits\.methods='\*': what holds for every method .* in limits's own fields$"):
         patterns.check("limits.methods", "*", everything=False)
+
+
+def test_a_pattern_is_there_once() -> None:
+    """Pairs may hold one twice, of which the second would never be read."""
+    pairs = [("/shop.Orders/Get", {"max_in_flight": 1}), ("/shop.Orders/*", {"max_in_flight": 1})]
+    assert len(Limits(methods=tuple(pairs)).methods) == 2  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^limits\.methods /shop\.Orders/Get: must be there once$"):
+        Limits(methods=(*pairs, pairs[0]))  # type: ignore[arg-type]
 
 
 def test_the_most_specific_comes_first_whatever_the_order_they_were_written_in() -> None:

@@ -116,6 +116,20 @@ def test_describe_shows_place_and_policies() -> None:
     assert described["policies"] == {"internal_traffic_policy": "Local", "session_affinity": "ClientIP", "affinity_timeout_s": 60}
 
 
+def test_the_services_affinity_comes_with_its_pods() -> None:
+    """For the policy that keeps it; a Service without it, or without a ClusterIP, has none."""
+    for service, affinity_s in (
+        (service_of(session_affinity="ClientIP", affinity_timeout_s=60), 60.0),
+        (service_of(session_affinity="None", affinity_timeout_s=60), 0.0),
+        (service_of("", session_affinity="ClientIP", affinity_timeout_s=60), 0.0),
+    ):
+        scene = Scene("grpc", own=HERE)
+        scene.api.answer = (service, None)
+        scene.api.says(NODES)
+        scene.settle()
+        assert (scene.latest.source, scene.latest.affinity_s) == ("kubernetes", affinity_s)
+
+
 def test_a_place_that_is_learnt_later_is_used_at_once_by_every_target() -> None:
     """Another Service's slices show our own pod."""
     own = OwnPlace(Told(uids=frozenset(["me"])))
