@@ -1,5 +1,7 @@
 """A small echo server, as a pod of the examples runs it; SIGTERM ends it gracefully.
 
+It reports its load, so that clients with ``Config(weight="reported")`` send each pod what it bears.
+
 Run it: ``python examples/grpc_server.py --port 9000``
 """
 
@@ -16,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 
 from meshlb._proto import echo_pb2, echo_pb2_grpc
+from meshlb.server import LoadReporter
 
 
 class Echo(echo_pb2_grpc.EchoServicer):
@@ -34,7 +37,9 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=9000)
     port = parser.parse_args().port
 
-    server = grpc.server(ThreadPoolExecutor(max_workers=8))
+    reporter = LoadReporter(max_workers=8)
+    server = grpc.server(ThreadPoolExecutor(max_workers=8), interceptors=[reporter.interceptor])
+    reporter.add_to(server)
     echo_pb2_grpc.add_EchoServicer_to_server(Echo(), server)
     bound = server.add_insecure_port(f"[::]:{port}")
     server.start()
