@@ -32,11 +32,11 @@ def shares(n: int, rate_per_s: float, **kind: Any) -> tuple[float, float, float]
     return first, soon, later
 
 
-def quiet_hour(n: int = 3, rate_per_s: float = 1.0, **kind: Any) -> tuple[Record, int]:
-    """One caller, one call a second, one of n pods broken all the time: the record of an hour, and the attempts that met it."""
+def quiet_hour(n: int = 3, rate_per_s: float = 1.0, *, hours: float = 1.0, **kind: Any) -> tuple[Record, int]:
+    """One caller, one call a second, one of n pods broken all the time: the record of an hour or more, and the attempts that met it."""
     scene = fleet(n, clients=1, rate_per_s=rate_per_s, **kind)
     scene.sim.at(0.0, scene.pods[0].fail)
-    record = scene.sim.run(SETTLE_S + 3600.0)
+    record = scene.sim.run(SETTLE_S + 3600.0 * hours)
     return record, record.count(scene.pods[0].endpoint.address)
 
 

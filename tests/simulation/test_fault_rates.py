@@ -41,6 +41,18 @@ def test_a_quiet_caller_meets_a_pod_that_is_broken_for_an_hour_about_once_in_45_
     assert record.failed == 0
 
 
+@pytest.mark.parametrize("pods", [3, 10])
+@pytest.mark.parametrize("rate", [0.1, 0.01])
+def test_who_calls_rarely_meets_a_broken_pod_no_more_often_than_without_ejection(pods: int, rate: float) -> None:
+    """About once in three turns; the times alone are over at each call."""
+    seed = _seed()
+    met = [quiet_hour(pods, rate, hours=0.8 / rate, seed=seed, outlier=outlier) for outlier in ("on", "off")]
+    (record, with_it), (_, without) = met
+    assert with_it <= without + 5
+    assert with_it <= len(record.calls) / (2.5 * pods) + 10
+    assert record.failed == 0
+
+
 def test_fifty_callers_probe_one_after_the_other() -> None:
     """From the second second of the outage on: never more than a fifth of them in a tenth of a second, and each about ten times a minute;
     also when it works again nobody sends it more than its share."""

@@ -58,7 +58,7 @@ class Client:
         if config.limits.any:
             raise ConfigError("limits: the simulation has none")
         self.number = number
-        self.pool = _pool_of(config, events, rng, self._wake)
+        self.pool = pool_of(config, events, rng, self._wake)
         self.view = self.pool.view(self)
         self.links: dict[Subchannel, Link] = {}
         self._events = events
@@ -245,7 +245,7 @@ class Client:
         return f"<Client {self.view.state.value} links={len(self.links)} waiting={len(self._waiting)}>"
 
 
-def _pool_of(config: Config, events: Events, rng: random.Random, wake: Callable[[float], None]) -> Pool:
+def pool_of(config: Config, events: Events, rng: random.Random, wake: Callable[[float], None]) -> Pool:
     """As the mesh makes it."""
     return Pool(
         "orders.shop",
@@ -259,6 +259,8 @@ def _pool_of(config: Config, events: Events, rng: random.Random, wake: Callable[
         outlier=config.outlier,
         slow_start=config.slow_start,
         locality=config.locality,
+        weight=config.weight,
+        subset=config.subset,
     )
 
 

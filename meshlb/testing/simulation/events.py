@@ -42,5 +42,13 @@ class Events:
             action(*args)
         self._now_s = max(self._now_s, end_s)
 
+    def step(self) -> bool:
+        """Let the next thing happen; False if there is none."""
+        if not self._heap:
+            return False
+        self._now_s, _, action, args = heappop(self._heap)
+        action(*args)
+        return True
+
     def __repr__(self) -> str:
         return f"<Events now_s={self._now_s:g} to_come={len(self._heap)}>"

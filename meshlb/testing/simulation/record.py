@@ -28,6 +28,11 @@ class Sent(NamedTuple):
     number: int
 
 
+def percentile(ascending: Sequence[float], ratio: float) -> float:
+    """Of sorted figures; NaN if there are none."""
+    return ascending[min(int(ratio * len(ascending)), len(ascending) - 1)] if ascending else float("nan")
+
+
 class Record:
     """All calls and attempts, in the order of their ends and of their sending. ``between`` and ``of`` give a part."""
 
@@ -63,8 +68,7 @@ class Record:
 
     def latency_s(self, ratio: float) -> float:
         """The percentile (0.99) of how long successful calls took; NaN if there are none."""
-        took_s = sorted(call.ended_s - call.began_s for call in self.calls if call.ok)
-        return took_s[min(int(ratio * len(took_s)), len(took_s) - 1)] if took_s else float("nan")
+        return percentile(sorted(call.ended_s - call.began_s for call in self.calls if call.ok), ratio)
 
     @property
     def mean_s(self) -> float:

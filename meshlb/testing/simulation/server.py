@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from meshlb.core.endpoint import Endpoint
 from meshlb.testing.simulation.answer import OK, UNAVAILABLE, Answer
+from meshlb.testing.simulation.changes import RAMP_STEPS
 from meshlb.testing.simulation.events import Events
 from meshlb.testing.simulation.queues import Queue
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from meshlb.testing.simulation.link import Link, Request
 
 FAST_S = 0.0005  # how long failing takes
-RAMP_STEPS = 10
 
 
 class Server:
@@ -108,6 +108,10 @@ class Server:
             self._events.after(self._fails_after_s, self._refuse, request, self._fails_with)
         else:
             self.queue.add(request, request.work_s)
+
+    def hold(self, request: Request) -> None:
+        """A stream came, which keeps no worker busy; it ends when it has lasted for its work."""
+        self._events.after(request.work_s, request.answered, OK)
 
     def _done(self, request: Request) -> None:
         request.answered(OK)
