@@ -12,9 +12,13 @@ in w of any K rounds, evenly spread over them; else the counter moves on. Lock-f
 
 Round robin does not look at load, so what fails fast gets exactly its share, neither more nor less.
 
-Spec: gRPC's round_robin; gRFC A58 and grpc's static_stride_scheduler.cc for the scheduler and its cap.
-Deviations: A58 also raises weights below 1 % of the mean, because its weights are measured and noisy; ours are configured, and are
-only kept from vanishing (1 of K).
+Beside ``weighted_round_robin``: the scheduler is one and the same, and so is the answer to weights from load reports. Here the smallest
+weights are kept to 1 of K, so that what is configured is what is got; there to 1 % of the mean, as A58 has it.
+
+Spec: gRPC's round_robin (Envoy's too, where weights are equal); gRFC A58 and grpc's static_stride_scheduler.cc for the scheduler and its
+cap.
+Deviations: gRPC's round_robin knows no weights. Envoy orders weighted hosts by deadlines in a heap, which needs a lock; the shares are
+the same.
 """
 
 from __future__ import annotations
@@ -59,12 +63,13 @@ class Turns:
 
 
 class RoundRobinPolicy:
-    """Remembers whose turn it is."""
+    """Remembers whose turn it is. ``least_ratio``: of the mean, what the smallest weight counts at least."""
 
-    __slots__ = ("_latest", "_turns", "name")
+    __slots__ = ("_latest", "_least_ratio", "_turns", "name")
 
-    def __init__(self, rng: Rng) -> None:
-        self.name = RoundRobin.name
+    def __init__(self, rng: Rng, name: str = RoundRobin.name, least_ratio: float = 0.0) -> None:
+        self.name = name
+        self._least_ratio = least_ratio
         self._turns = Turns(int(rng.random() * _STARTS))
         self._latest: EvenPicker | None = None
 
@@ -79,7 +84,7 @@ class RoundRobinPolicy:
         if weights is None:
             self._latest = EvenPicker(subchannels, self._turns, whose_turn)
         else:
-            self._latest = StridePicker(subchannels, weights, self._turns, whose_turn)
+            self._latest = StridePicker(subchannels, strides(weights, self._least_ratio), self._turns, whose_turn)
         return self._latest
 
 
@@ -123,11 +128,10 @@ class StridePicker(EvenPicker):
     __slots__ = ("_strides",)
 
     def __init__(
-        self, subchannels: Sequence[Subchannel], weights: Sequence[float], turns: Turns, whose_turn: Subchannel | None = None
+        self, subchannels: Sequence[Subchannel], strides: Sequence[int], turns: Turns, whose_turn: Subchannel | None = None
     ) -> None:
         super().__init__(subchannels, turns, whose_turn)
-        largest = min(max(weights), _MAX_RELATIVE_WEIGHT * sum(weights) / len(weights))
-        self._strides = tuple(max(1, round(min(weight, largest) / largest * _SCALE)) for weight in weights)
+        self._strides = strides
 
     def pick(self, info: PickInfo, now_s: float, /) -> Subchannel | None:
         if info.exclude:
@@ -140,6 +144,18 @@ class StridePicker(EvenPicker):
             if (stride * generation + at * _OFFSET) % _SCALE >= _SCALE - stride:
                 turns.last = turn
                 return self._subchannels[at]
+
+
+def strides(weights: Sequence[float], least_ratio: float) -> tuple[int, ...]:
+    """Weights (all > 0) as whole numbers up to K: those above 10 times the mean count as that, those below ``least_ratio`` of it as that."""
+    mean = sum(weights) / len(weights)
+    scale = _SCALE / min(max(weights), _MAX_RELATIVE_WEIGHT * mean)
+    least = max(1, _rounded(_rounded(mean * scale) * least_ratio))
+    return tuple([max(least, min(_SCALE, _rounded(weight * scale))) for weight in weights])
+
+
+def _rounded(number: float) -> int:
+    return int(number + 0.5)  # halves go up, as in C; ``round`` has them go to the even
 
 
 def _position(subchannels: Sequence[Subchannel], whose_turn: Subchannel) -> int:

@@ -18,7 +18,8 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Sequence
 
-from meshlb.balance.draw import Draw, Steps, relative_weights
+from meshlb.balance.draw import Steps, relative_weights
+from meshlb.balance.drawing import DrawingPicker
 from meshlb.core.clock import Rng
 from meshlb.core.policy import Picker, PickInfo
 from meshlb.core.subchannel import Subchannel
@@ -35,21 +36,10 @@ def sample_picker(subchannels: Sequence[Subchannel], choice_count: int, rng: Rng
     return SamplePicker(subchannels, weights, choice_count, rng, penalties)
 
 
-class SamplePicker:
+class SamplePicker(DrawingPicker):
     """``weights`` are relative; None means that all are 1. Immutable; any thread."""
 
-    __slots__ = (
-        "_choice_count",
-        "_draw",
-        "_peers",
-        "_penalised",
-        "_penalties",
-        "_position_of",
-        "_steps",
-        "_stream_weight",
-        "_subchannels",
-        "_weights",
-    )
+    __slots__ = ("_choice_count", "_peers", "_penalised", "_penalties", "_steps", "_stream_weight", "_weights")
 
     def __init__(
         self,
@@ -59,16 +49,14 @@ class SamplePicker:
         rng: Rng,
         penalties: Penalties,
     ) -> None:
-        self._subchannels = tuple(subchannels)
+        super().__init__(subchannels, weights, rng)
         self._weights = weights
         self._steps = Steps(weights) if weights is not None else None
         self._choice_count = choice_count
-        self._draw = Draw(len(subchannels), weights, rng.random)
         self._penalties = penalties
         self._penalised = penalties.penalised
         self._stream_weight = penalties.stream_weight
         self._peers = penalties.join(self._subchannels, weights)
-        self._position_of: dict[Subchannel, int] = {}  # made when first somebody is to be avoided
 
     def pick(self, info: PickInfo, now_s: float, /) -> Subchannel | None:
         draws = self._draw.distinct(self._choice_count, self._positions(info.exclude) if info.exclude else [])
@@ -97,12 +85,6 @@ class SamplePicker:
         if subchannel.metric in self._penalised:
             load += subchannel.metric.load(now_s)
         return load
-
-    def _positions(self, subchannels: frozenset[Subchannel]) -> list[int]:
-        """Where these stand, ascending; those that are not ours are nowhere."""
-        if not self._position_of:
-            self._position_of = {sub: at for at, sub in enumerate(self._subchannels)}
-        return sorted([at for sub in subchannels if (at := self._position_of.get(sub)) is not None])
 
 
 class PairPicker(SamplePicker):

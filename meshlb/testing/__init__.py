@@ -25,6 +25,10 @@
         big = cluster.service("big", endpoints=[f"127.9.{i // 250}.{i % 250 + 1}:80" for i in range(10_000)])   # no processes
         big.set_endpoints(["127.9.0.1:80"])
 
+    from meshlb.testing import check_policy
+
+    check_policy("mine")                                            # what every policy promises, tried on a policy of your own
+
 Every pod serves ``meshlb.testing.v1.Echo`` (``meshlb._proto.echo_pb2_grpc.EchoStub``) on each target port and says in each reply
 which pod it is. The service port and the target port differ. Methods may be called from any thread; they block, so in asyncio
 tests wrap the long ones in ``asyncio.to_thread``. With pytest: ``-p meshlb.testing.plugin`` gives the fixture ``fake_cluster``.
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
     from meshlb.testing.errors import FakeClusterError as FakeClusterError
     from meshlb.testing.objects import FakeEndpoint as FakeEndpoint
     from meshlb.testing.pod import Pod as Pod
+    from meshlb.testing.policy_check import check_policy as check_policy
     from meshlb.testing.service import FakeService as FakeService
 
 # Name -> module: importing this package must not import grpc, dnspython or asyncio before one of these is used.
@@ -57,6 +62,7 @@ _HOME = {
     "ManualClock": "meshlb.testing.clock",
     "Pod": "meshlb.testing.pod",
     "Rule": "meshlb.testing.authorization",
+    "check_policy": "meshlb.testing.policy_check",
 }
 
 __all__ = sorted(_HOME)

@@ -1,6 +1,6 @@
 """What one pick costs, from 1 to 10,000 endpoints, beside what a user would write by hand: ``calls[i % n]``.
 
-    python -m tests.benchmarks.bench_pick
+    python -m tests.benchmarks.bench_pick [policy ...]        all policies, or the named ones
 
 All arms take turns within a round, and medians are over rounds, so that a busy moment of the machine hits all of them alike. ``x hand``
 is the ratio to the hand-written peer of the same n, ``x lock`` to a lock's acquire and release (83 ns where the limits were set: a
@@ -12,35 +12,64 @@ from __future__ import annotations
 import itertools
 import random
 import statistics
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from meshlb.balance.config import PolicyConfig
+from meshlb.balance.guarded import GuardedPolicy
 from meshlb.balance.least_request import LeastRequest
+from meshlb.balance.maglev import Maglev
 from meshlb.balance.p2c import P2C
-from meshlb.balance.round_robin import RoundRobin
+from meshlb.balance.random_pick import Random
+from meshlb.balance.registry import POLICIES
 from meshlb.core import endpoint
 from meshlb.core.endpoint import Endpoint, EndpointSet, Place
 from meshlb.core.outcome import Outcome
-from meshlb.core.policy import Picker, PickInfo
+from meshlb.core.policy import Picker, PickInfo, Policy
 from meshlb.core.subchannel import Subchannel
 from meshlb.health.locality import Localities, Locality
-from tests.picking import hold, subchannels_of
+from tests.picking import hold, know, subchannels_of
 
 SIZES = (1, 3, 10, 64, 100, 10_000)
 ROUNDS = 21
 CALLS = 2_000
-INFO = PickInfo("/shop.Orders/Get")
+INFO = PickInfo("/shop.Orders/Get", hash=0x9E3779B97F4A7C15)
+CONFIGS = (
+    *dict.fromkeys(config() for config in POLICIES.values()),
+    LeastRequest(choice_count=5, full_scan_limit=0),
+    Maglev(hash_balance_factor=150),
+)
+STATES: dict[str, dict[str, bool]] = {
+    "": {},
+    "weighted": {"weighted": True},
+    "streams": {"streams": True},
+    "failing": {"failing": True},
+    "busy": {"busy": True},
+}
 
 
-def picker(config: PolicyConfig, count: int, *, weighted: bool = False, streams: bool = False, failing: bool = False) -> Picker:
+def picker(
+    config: PolicyConfig,
+    count: int,
+    *,
+    weighted: bool = False,
+    streams: bool = False,
+    failing: bool = False,
+    busy: bool = False,
+    guarded: bool = False,
+) -> Picker:
+    """``busy``: nobody is idle, which is the worst case of scans that end at one who is."""
     rng = random.Random(1)
-    policy = config.build(rng)
+    policy: Policy = config.build(rng)
+    if guarded:
+        policy = GuardedPolicy(policy, print)
     subs = subchannels_of(policy, [1.0 + at % 3 if weighted else 1.0 for at in range(count)])
+    know(policy, subs)
     made = policy.new_picker(subs, rng)
     for sub in subs:
-        hold(sub.unary, rng.randrange(3))
+        hold(sub.unary, rng.randrange(3) + busy)
         hold(sub.streams, 1 if streams else 0)
     for _ in range(10 if failing else 0):
         subs[0].metric.on_end(0.0, 0.001, Outcome.FAILURE)  # stands out: penalised for 5 s of a clock that does not move here
@@ -61,12 +90,13 @@ def zone_picker(count: int, mode: str) -> Picker:
     return localities.new_picker(subs, Place(zone="a"), lambda chosen: policy.new_picker(chosen, rng))
 
 
-def pick_ns(made: Picker) -> float:
+def pick_ns(made: Picker, count: int) -> float:
     pick, info = made.pick, INFO
+    calls = CALLS if count <= 1_000 else CALLS // 10  # a scan of thousands takes a millisecond
     start_s = time.perf_counter()
-    for _ in range(CALLS):
+    for _ in range(calls):
         pick(info, 1.0)
-    return (time.perf_counter() - start_s) / CALLS * 1e9
+    return (time.perf_counter() - start_s) / calls * 1e9
 
 
 def by_hand_ns(count: int) -> float:
@@ -87,22 +117,22 @@ def lock_pair_ns() -> float:
     return (time.perf_counter() - start_s) / CALLS * 1e9
 
 
+def arms_of(names: Sequence[str], count: int) -> Iterator[tuple[str, Callable[[], float]]]:
+    yield "by hand", lambda: by_hand_ns(count)
+    for config in CONFIGS:
+        for state, set_up in STATES.items() if not names or config.name in names else ():
+            made = picker(config, count, **set_up)
+            yield f"{config} {state}".strip(), lambda made=made: pick_ns(made, count)  # type: ignore[misc]
+    guarded = picker(Random(), count, guarded=True)
+    yield "random, as a policy of the user's own", lambda: pick_ns(guarded, count)
+    for mode in ("prefer", "envoy"):
+        zoned = zone_picker(count, mode)
+        yield f"p2c, locality {mode}", lambda zoned=zoned: pick_ns(zoned, count)  # type: ignore[misc]
+
+
 def main() -> None:
-    arms: dict[tuple[str, int], Callable[[], float]] = {}
-    for count in SIZES:
-        arms["by hand", count] = lambda count=count: by_hand_ns(count)  # type: ignore[misc]
-        for config in (P2C(), RoundRobin(), LeastRequest(), LeastRequest(choice_count=5, full_scan_limit=0)):
-            for label, state in {
-                "": {},
-                "weighted": {"weighted": True},
-                "streams": {"streams": True},
-                "failing": {"failing": True},
-            }.items():
-                made = picker(config, count, **state)
-                arms[f"{config} {label}".strip(), count] = lambda made=made: pick_ns(made)  # type: ignore[misc]
-        for mode in ("prefer", "envoy"):
-            zoned = zone_picker(count, mode)
-            arms[f"p2c, locality {mode}", count] = lambda zoned=zoned: pick_ns(zoned)  # type: ignore[misc]
+    names = sys.argv[1:]
+    arms = {(name, count): measure for count in SIZES for name, measure in arms_of(names, count)}
     samples: dict[tuple[str, int], list[float]] = {arm: [] for arm in arms}
     locks = []
     for _ in range(ROUNDS):

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from meshlb.balance.round_robin import RoundRobin, RoundRobinPolicy, StridePicker, Turns
+from meshlb.balance.round_robin import RoundRobin, RoundRobinPolicy, StridePicker, Turns, strides
 from meshlb.core.outcome import Outcome
 from meshlb.core.subchannel import Subchannel
 from tests.picking import hold, picks, seeded, shares, subchannels_of
@@ -109,7 +109,7 @@ def test_a_turn_is_given_once_under_threads() -> None:
 def test_the_stride_follows_the_published_sequence() -> None:
     """Weights 1, 2, 3 from sequence number 0, as grpc's static_stride_scheduler gives them."""
     _, subs = _fleet([1.0, 2.0, 3.0])
-    picker = StridePicker(subs, [0.5, 1.0, 1.5], Turns(0))
+    picker = StridePicker(subs, strides([0.5, 1.0, 1.5], 0.0), Turns(0))
     assert [subs.index(sub) for sub in picks(picker, 18)] == [1, 2, 2, 0, 1, 2] * 3
 
 
