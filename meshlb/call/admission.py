@@ -52,12 +52,16 @@ class Admission:
             return view.begin(info, stream)
         return self._begin_in_turn(view, self._limit, info, stream, now_s)
 
-    def keep(self, places: Sequence[Place]) -> None:
-        """At every gate, before it began: these it has already."""
-        self._places.extend(places)
+    def keep(self, attempt: Attempt, gates: Sequence[Gate]) -> None:
+        """Before it began: this attempt, its first, has a place at each of these, which are all; they are its own from now on."""
+        for gate in gates:
+            place = Place(gate, self.wake)
+            self._places.append(place)
+            if not gate.keep(attempt, place):  # it has ended already
+                self._places.remove(place)
 
     def leave(self) -> None:
-        """The call is over. Idempotent; any thread, but not a finalizer."""
+        """The call is over. Idempotent; anywhere."""
         self._left = True
         self._leave_line()
         for place in tuple(self._places):
@@ -83,7 +87,7 @@ class Admission:
     def _begin_in_turn(self, view: LimitedView, limit: Limit, info: PickInfo, stream: bool, now_s: float) -> Attempt | None:
         place = self._line
         if place is None:
-            if view.line.open:
+            if not view.line.inside:
                 attempt = view.begin(info, stream)
                 if attempt is not None or view.state is not READY:
                     return attempt
@@ -104,7 +108,7 @@ class Admission:
         return None
 
     def _enter(self, place: Place, limit: Limit, gate: Gate, max_waiting: int, busy: str, now_s: float) -> None:
-        if max_waiting < 0 or not place.enter(max_waiting):
+        if max_waiting < 0 or not gate.enter(place, max_waiting):
             gate.rejected += 1
             waits = f"{limit.max_waiting} wait, which is all that may" if limit.max_waiting else "none may wait"
             raise OverLimitError(self._view.pool.target, limit.path, limit.value, f"{busy}, and {waits}")

@@ -31,15 +31,14 @@ from typing import Any
 
 from meshlb.call.admission import Admission
 from meshlb.call.patience import Patience
-from meshlb.call.story import NEVER_SENT, WAIT_FOR_READY, Story, Tried
+from meshlb.call.story import NEVER_SENT, PROBE, WAIT_FOR_READY, Story, Tried, why_first
 from meshlb.core.clock import Rng
 from meshlb.core.connectivity import Connectivity
-from meshlb.core.endpoint import Endpoint
 from meshlb.core.outcome import Outcome
 from meshlb.core.policy import PickInfo
 from meshlb.core.subchannel import Attempt
 from meshlb.errors import ClosedError, DeadlineExceededError, NoEndpointError
-from meshlb.limit.gate import Place, Wake
+from meshlb.limit.gate import Gate, Wake
 from meshlb.limit.gates import Gates
 from meshlb.pool.view import View
 from meshlb.retry.budget import RetryBudget
@@ -209,17 +208,18 @@ class Call:
         """``close``, for a caller that an exception may have taken out between any two lines: the attempt that it began ends, too."""
         if self.under_way is not None:
             self._view.end(self.under_way, Outcome.CANCELLED)
+            self._view.pool.knock()  # it may have been interrupted just before it did
         self.close()
 
     def close(self) -> None:
-        """The call is over, whatever ended it: give its places back. Idempotent; any thread, but not a finalizer."""
+        """The call is over, whatever ended it: give its places back. Idempotent; anywhere."""
         if self._admission is not None:
             self._admission.leave()
 
-    def keep(self, places: Sequence[Place]) -> None:
-        """It has these places already, one at every gate: its first attempt took them (see ``entrance``)."""
+    def keep(self, attempt: Attempt, gates: Sequence[Gate]) -> None:
+        """Its first attempt took a place at each gate (see ``entrance``): they are its own from now on."""
         if self._admission is not None:
-            self._admission.keep(places)
+            self._admission.keep(attempt, gates)
 
     @property
     def limited(self) -> bool:
@@ -257,14 +257,17 @@ class Call:
         """For the error that ends the call: what was tried, and why no more was; empty where that is plain."""
         return "" if self._story is None else str(self._story)
 
-    def attempts(self, endpoint: Endpoint | None = None, ended: str = "") -> tuple[Tried, ...]:
-        """Those that failed; and the one that is under way at ``endpoint``, or ended there. Empty for a call that has no more to tell."""
-        return () if self._story is None else self._story.attempts(endpoint, ended)
+    def attempts(self, attempt: Attempt | None = None, ended: str = "") -> tuple[Tried, ...]:
+        """Those that failed; and this one, which is under way, or has ended so. Empty for a call that has no more to tell."""
+        story = self._story
+        if story is None and attempt is not None and self._view.pool.was_probe(attempt):
+            story = Story(PROBE)
+        return () if story is None else story.attempts(None if attempt is None else attempt.subchannel.endpoint, ended)
 
     def _tell(self, attempt: Attempt, what: str, no_more: str) -> Story:
         story = self._story
         if story is None:
-            story = self._story = Story()
+            story = self._story = Story(why_first(self._view.pool, attempt))
         story.tell(attempt.subchannel.endpoint, what, no_more)
         return story
 

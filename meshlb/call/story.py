@@ -3,6 +3,7 @@
 Made when something failed; a call that succeeds at once has none. Why an attempt was made, in words:
 
 - ``first``: it is the call's first;
+- ``probe``: the same, and it was sent to an ejected endpoint to see whether that serves again;
 - ``never sent``: the one before certainly never left the client, so another endpoint gets it, whatever the method;
 - ``wait_for_ready``: the same, after the call had gone back to waiting;
 - ``idempotent``: the one before may have been processed, and the call was declared idempotent;
@@ -12,13 +13,18 @@ Made when something failed; a call that succeeds at once has none. Why an attemp
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from meshlb.core.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from meshlb.core.subchannel import Attempt
+    from meshlb.pool.pool import Pool
 
 MAX_TOLD: Final = 8  # a call that waits for ever tells of its last attempts
 
 FIRST: Final = "first"
+PROBE: Final = "probe"
 NEVER_SENT: Final = "never sent"
 WAIT_FOR_READY: Final = "wait_for_ready"
 
@@ -35,15 +41,20 @@ class Tried(NamedTuple):
         return f"{name} {self.ended}" if self.why == FIRST else f"{name} ({self.why}) {self.ended}"
 
 
+def why_first(pool: Pool, attempt: Attempt) -> str:
+    """Why this attempt was made, which was its call's first."""
+    return PROBE if pool.was_probe(attempt) else FIRST
+
+
 class Story:
-    """Of one call; used by one thread or task at a time. ``why``: what the next attempt is made for."""
+    """Of one call; used by one thread or task at a time. ``why``: what the next attempt, or at first this one, is made for."""
 
     __slots__ = ("_no_more", "_tried", "why")
 
-    def __init__(self) -> None:
+    def __init__(self, why: str = FIRST) -> None:
         self._tried: list[Tried] = []
         self._no_more = ""
-        self.why = FIRST
+        self.why = why
 
     def tell(self, endpoint: Endpoint, ended: str, no_more: str = "") -> None:
         """An attempt ended; ``no_more``: why none follows, where that is not plain."""

@@ -48,8 +48,12 @@ def entries(where: str, written: Any, kind: type[T], what: str = "settings") -> 
     if not isinstance(pairs, (tuple, list)) or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
         raise ConfigError(f"{where}={written!r}: must be a dict of method or service and its {what}")
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    seen: list[object] = []
     for pattern, entry in pairs:
         check(where, pattern, everything=False)
+        if pattern in seen:
+            raise ConfigError(f"{where} {pattern}: must be there once")
+        seen.append(pattern)
         if isinstance(entry, Mapping):
             validate.known_keys(f"{where} {pattern}", entry, known)
             try:

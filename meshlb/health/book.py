@@ -19,15 +19,18 @@ _log = logging.getLogger("meshlb.health")
 
 
 class Ejection:
-    """One stay outside. ``rule`` is for counting, ``reason`` for people. ``until_s``: afterwards a probe may be sent."""
+    """One stay outside. ``rule`` is for counting, ``reason`` for people. ``until_s``: afterwards a probe may be sent, once ``picks_left`` is
+    used up, too (None: nobody has asked yet, and ``began_at`` is how many attempts the pool had begun when it went)."""
 
-    __slots__ = ("_claims", "_round", "cancelled", "probed_s", "reason", "rule", "since_s", "until_s")
+    __slots__ = ("_claims", "_round", "began_at", "cancelled", "picks_left", "probed_s", "reason", "rule", "since_s", "until_s")
 
-    def __init__(self, rule: str, reason: str, since_s: float, until_s: float) -> None:
+    def __init__(self, rule: str, reason: str, since_s: float, until_s: float, began_at: int = 0) -> None:
         self.rule = rule
         self.reason = reason
         self.since_s = since_s
         self.until_s = until_s
+        self.began_at = began_at
+        self.picks_left: int | None = None
         self.probed_s: float | None = None  # when the first probe was claimed
         self.cancelled = 0  # probes that ended without saying anything
         self._round = 0
@@ -64,13 +67,14 @@ class Ejection:
 
 class Standing:
     """What is remembered of one that has been out. ``level``: how many times the base time it would stay out, or doublings of it.
-    ``returned_s``: since when it is in again; None while it is out."""
+    ``returned_s``: since when it is in again; None while it is out. ``probed_s``: when its last probe began, on the clock."""
 
-    __slots__ = ("level", "returned_s", "times")
+    __slots__ = ("level", "probed_s", "returned_s", "times")
 
     def __init__(self) -> None:
         self.level = 0
         self.times = 0
+        self.probed_s: float | None = None
         self.returned_s: float | None = None
 
 
@@ -91,11 +95,11 @@ class Book:
         self._lines_s: float | None = None
         self._left_out = 0
 
-    def eject(self, sub: Subchannel, rule: str, reason: str, until_s: float, now_s: float) -> None:
+    def eject(self, sub: Subchannel, rule: str, reason: str, until_s: float, now_s: float, began_at: int = 0) -> None:
         """It goes, or stays out for longer."""
         before = self.out.pop(sub, None)
         self.changes += 1
-        self.out[sub] = Ejection(rule, reason, before.since_s if before is not None else now_s, until_s)
+        self.out[sub] = Ejection(rule, reason, before.since_s if before is not None else now_s, until_s, began_at)
         standing = self.standing_of(sub)
         standing.times += 1
         standing.returned_s = None

@@ -1,7 +1,8 @@
 """Ejection's one owner: who of a pool is out, since when, why, and who may take a probe. The rules of ``outlier`` decide (relative.py,
 envoy_outlier.py, a50.py), the book remembers (book.py), and what the pool sees is worked out here.
 
-**The probe** (our own rules only; Envoy and A50 have none): when its time is over, an endpoint may take one real request (``claim``).
+**The probe** (our own rules only; Envoy and A50 have none): when its time is over, an endpoint may take one real request (``claim``), as soon
+as enough were picked since it went (relative.py: who calls rarely would probe with each call).
 The success of an attempt that began at or after the claim brings it back, any failure of such a one, OVERLOADED included, sends it out
 again, for longer. Stragglers from before do not count. A probe that its caller cancels says nothing, and the next request is one; the
 third in a row counts as failed, since callers give up on what does not answer. One that never ends holds the place for
@@ -10,7 +11,7 @@ third in a row counts as failed, since callers give up on what does not answer. 
 **A clock that jumps back** (by more than ``JUMP_S``; smaller steps are two threads that read it one after the other) moves everything that
 is remembered with it: nobody stays out for longer because of it, and what had started before does not count as a probe.
 
-Threads: every method runs under the pool's lock but ``claim``, which takes none. ``out`` and ``probing`` may be read by anybody.
+Threads: every method runs under the pool's lock but ``claim`` and ``was_probe``, which take none. ``out`` and ``probing`` may be read by anybody.
 """
 
 from __future__ import annotations
@@ -120,7 +121,17 @@ class Ejector:
         own, ejection = self._own, self._book.out.get(sub)
         if own is None or ejection is None:
             return False
-        return ejection.claim(now_s + self._ahead_s, own.probe_timeout_s, 0.0 if replays else PATIENCE_S)
+        if now_s + self._ahead_s < ejection.until_s or own.too_soon(ejection):
+            return False
+        claimed = ejection.claim(now_s + self._ahead_s, own.probe_timeout_s, 0.0 if replays else PATIENCE_S)
+        if claimed:
+            self._book.standing[sub].probed_s = now_s
+        return claimed
+
+    def was_probe(self, sub: Subchannel, started_s: float) -> bool:
+        """Was an attempt on it that began then its last probe? Any thread."""
+        standing = self._book.standing.get(sub)
+        return standing is not None and standing.probed_s == started_s
 
     def why(self, sub: Subchannel, now_s: float) -> dict[str, object] | None:
         """Plain data for ``status()``: for how long it is out and will be, the reason in words, how often it was. None: it is in."""

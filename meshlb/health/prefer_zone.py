@@ -152,7 +152,8 @@ class PreferZone:
         self._near = near
         self._settings = settings
         self._random = rng.random
-        self._stay_ratio = stay_ratio(weight / total, _callers_ratio(len(zones), zone, own), settings.overload_ratio)
+        named = sum(1 for name in zones if name)
+        self._stay_ratio = stay_ratio(weight / total, _callers_ratio(named, zone, own), settings.overload_ratio)
         self._slack = settings.slack * (len(local) + len(others)) / total  # per weight
         self._lightest = min(sub.weight for sub in local)
         self._near_sample = Sample(local)
@@ -211,10 +212,13 @@ def why_not(zones: Mapping[str, Sequence[Subchannel]], zone: str) -> str:
 def stay_ratio(capacity: float, callers: float, overload_ratio: float) -> float:
     """The part of a zone's calls that stays without regard to where there is room: ``capacity`` is the zone's part of the pool, ``callers``
     its part of those who call. 0 is no preference."""
+    if capacity >= 1.0:  # but for rounding
+        return 1.0
     arriving = min(1.0, overload_ratio * capacity / callers)
     return max(0.0, (arriving - capacity) / (1.0 - capacity))
 
 
 def _callers_ratio(zones: int, zone: str, own: OwnZones | None) -> float:
+    """``zones``: how many are known by name; who is nobody knows where calls from none of them."""
     ready = own.ready if own is not None else None
-    return ready[zone] / ready.total() if ready is not None and ready[zone] else 1.0 / zones
+    return ready[zone] / (ready.total() - ready[""]) if ready is not None and ready[zone] else 1.0 / zones

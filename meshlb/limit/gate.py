@@ -1,16 +1,25 @@
 """A bounded number of places, and the queue of those who wait for one: first come, first served.
 
-A place that is given back goes straight to whoever has waited longest; nobody who comes later can take it in between. So the queue is
-only ever there while all places are taken, and "who is next" is decided under one short lock, in O(1), also when somebody leaves from the
-middle of the queue. Whoever gets a place is told outside the lock, by its own ``wake``; if that says that nobody is there any more (an
-event loop that was closed), the place goes on to the next.
+Who finds room pays for no lock and no queue (``call.entrance``): it adds a key of its own (its attempt) to the set of those inside and looks
+again; who finds more than may be there takes itself out. So there are never more than ``places`` that stay. Only while somebody
+waits is there more to do: then nobody passes, and a place that is given back goes to whoever has waited longest. That holds because
+each step is an operation that is atomic by itself, and because whoever makes room looks at the queue afterwards, while whoever joins it
+looks for room afterwards (``settle``).
 
-Who leaves must say so, whatever ended it: ``Place.leave`` is idempotent, gives the place back or the turn up, and costs nobody else his.
-It must not be called by a finalizer, which may run inside this very lock: those let another thread do it.
+A place in the queue is decided about once, by a store that only the first can make (``dict.setdefault``): it is given a turn, or it has
+left. So two threads that settle at once, and a third that gives up in that moment, agree; and who is interrupted (a signal's handler may
+raise between any two lines) leaves nothing that the next settling would not put right.
+
+Leaving takes no lock and waits for nobody. It is idempotent, and may be called anywhere: by a finalizer too, in the middle of this code.
+The lock is for those who join: how long the queue may be is exact.
+
+Whoever gets a turn is told by its own ``wake``; if that says that nobody is there any more (an event loop that was closed), the turn
+goes on to the next.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -18,119 +27,138 @@ from meshlb.core.clock import Lock
 
 Wake = Callable[[], bool]
 
-_OUTSIDE: Final = 0
-_WAITING: Final = 1
-_HELD: Final = 2
+
+class _Turn:
+    """What a place has inside, once it may be there."""
+
+    __slots__ = ("wake",)
+
+    def __init__(self, wake: Wake) -> None:
+        self.wake = wake
+
+
+_LEFT: Final = _Turn(lambda: False)  # never inside
 
 
 class Place:
     """One caller's; made before it enters, so that whatever interrupts that can be undone by ``leave``. Any thread."""
 
-    __slots__ = ("_state", "gate", "wake")
+    __slots__ = ("_decided", "gate", "wake")
 
     def __init__(self, gate: Gate, wake: Wake) -> None:
         """``wake`` tells its owner that it may be held by now; from any thread. False: there is no owner any more."""
         self.gate = gate
-        self._state = _OUTSIDE
+        self._decided: dict[None, _Turn] = {}  # empty, or the one decision
         self.wake = wake
-
-    def enter(self, max_waiting: int) -> bool:
-        """Take a place, or one in the queue; False if ``max_waiting`` wait already. Once."""
-        return self.gate._enter(self, max_waiting)
 
     @property
     def held(self) -> bool:
-        """Its turn has come."""
-        return self._state == _HELD
+        """Its turn has come, and is not over."""
+        return self._decided.get(None, _LEFT) is not _LEFT
 
     def leave(self) -> None:
-        """Give it back, or stop waiting for it. Idempotent."""
-        self.gate.leave(self)
+        """Give it back, or stop waiting for it. Idempotent; anywhere."""
+        decided, gate = self._decided, self.gate
+        turn = decided.setdefault(None, _LEFT)
+        gate.queue.pop(self, None)
+        gate.leave(turn)
+        decided[None] = _LEFT
 
     def __repr__(self) -> str:
-        return f"<Place {('outside', 'waiting', 'held')[self._state]}>"
+        state = "held" if self.held else "left" if self._decided else "waiting" if self in self.gate.queue else "outside"
+        return f"<Place {state}>"
 
 
 class Gate:
-    """See the module head. Thread-safe. ``rejected`` is a total for ``status()``."""
+    """See the module head. Any thread. ``inside`` and ``queue`` are looked at by those who are in a hurry; ``rejected`` is a total for
+    ``status()``."""
+
+    __slots__ = ("_lock", "inside", "places", "queue", "rejected")
 
     def __init__(self, places: int, lock: Lock) -> None:
         self.places = places
         self.rejected = 0
+        self.inside: set[object] = set()
+        self.queue: dict[Place, None] = {}
         self._lock = lock
-        self._inside: set[Place] = set()
-        self._queue: dict[Place, None] = {}
+
+    def enter(self, place: Place, max_waiting: int) -> bool:
+        """A turn at once, or a place in the queue; False if ``max_waiting`` wait already. Once."""
+        with self._lock:
+            if not self.queue and self._decide(place, self.places):
+                return True
+            if len(self.queue) >= max_waiting:
+                return False
+            self.queue[place] = None
+        self.settle()
+        return True
+
+    def leave(self, key: object) -> None:
+        """Whoever is inside under this key goes. Idempotent; anywhere."""
+        self.inside.discard(key)
+        if self.queue:
+            self.settle()
+
+    def keep(self, key: object, place: Place) -> bool:
+        """``place`` takes over from ``key``; False if that is not inside. Under the lock, so that nobody who joins counts both."""
+        with self._lock:
+            if key not in self.inside:
+                return False
+            self._decide(place, math.inf)
+            try:
+                self.inside.remove(key)
+            except KeyError:  # it left in this moment, and its room was somebody's
+                place.leave()
+        self.leave(key)
+        return place.held
+
+    def settle(self) -> None:
+        """Whoever has waited longest gets what room there is."""
+        while (first := self._first()) is not None:
+            if not first._decided:
+                if len(self.inside) >= self.places:
+                    return
+                if not self._decide(first, self.places):
+                    continue  # somebody else tried at the same moment, each in the other's way
+            if first.held and not first.wake():
+                self.inside.discard(first._decided.get(None, _LEFT))
+                first._decided[None] = _LEFT
+            self.queue.pop(first, None)
 
     def knock(self) -> None:
         """Wake those inside once more."""
-        for place in tuple(self._inside):
-            place.wake()
-
-    @property
-    def open(self) -> bool:
-        """Nobody is inside, and so nobody waits."""
-        return not self._inside
+        for turn in tuple(self.inside):
+            if isinstance(turn, _Turn):
+                turn.wake()
 
     @property
     def in_flight(self) -> int:
-        return len(self._inside)
+        return len(self.inside)
 
     @property
     def waiting(self) -> int:
-        return len(self._queue)
+        return len(self.queue)
 
-    def enter_now(self, place: Place) -> bool:
-        """A place for this one if one is free and nobody waits; False: it is as it was."""
-        with self._lock:
-            if self._queue or len(self._inside) >= self.places:
-                return False
-            place._state = _HELD
-            self._inside.add(place)
-        return True
+    def _decide(self, place: Place, places: float) -> bool:
+        """Give it a turn if there is room for it among so many; True: it is decided about, perhaps by somebody else."""
+        turn, inside, decided = _Turn(place.wake), self.inside, place._decided
+        try:
+            inside.add(turn)
+            if len(inside) <= places and decided.setdefault(None, turn) is turn:
+                return True
+            inside.discard(turn)
+        except BaseException:
+            if decided.get(None) is not turn:
+                inside.discard(turn)
+            raise
+        return bool(decided)
 
-    # A signal's handler may raise between any two lines: what was begun is undone by ``leave`` whichever they are.
-
-    def _enter(self, place: Place, max_waiting: int) -> bool:
-        with self._lock:
-            if len(self._inside) < self.places and not self._queue:
-                place._state = _HELD
-                self._inside.add(place)
-            elif len(self._queue) < max_waiting:
-                place._state = _WAITING
-                self._queue[place] = None
-            else:
-                return False
-        return True
-
-    def leave(self, place: Place) -> None:
-        """``Place.leave``, for those who leave by the thousand."""
-        if place._state == _OUTSIDE:
-            return
-        with self._lock:
-            self._inside.discard(place)
-            if not self._queue:
-                place._state = _OUTSIDE
-                return
-            heirs = self._heirs_locked(place)
-        while heirs:
-            heir = heirs.pop(0)
-            if not heir.wake():
-                with self._lock:
-                    self._inside.discard(heir)
-                    heirs.extend(self._heirs_locked(heir))
-
-    def _heirs_locked(self, place: Place) -> list[Place]:
-        """Those who hold a place now that this one does not."""
-        heirs: list[Place] = []
-        self._queue.pop(place, None)
-        while self._queue and len(self._inside) < self.places:
-            heir = next(iter(self._queue))
-            heir._state = _HELD
-            self._inside.add(heir)
-            del self._queue[heir]
-            heirs.append(heir)
-        place._state = _OUTSIDE  # the last: who is interrupted before leaves once more
-        return heirs
+    def _first(self) -> Place | None:
+        while True:
+            try:
+                return next(iter(self.queue), None)
+            except RuntimeError:  # somebody left it in between
+                pass
 
     def __repr__(self) -> str:
         return f"<Gate {self.in_flight}/{self.places} waiting={self.waiting} rejected={self.rejected}>"

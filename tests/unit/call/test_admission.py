@@ -61,7 +61,7 @@ class Shop:
     def nothing_is_left(self) -> bool:
         for caller in self.calls:
             caller.end()
-        line = self.bench.view.line.open if isinstance(self.bench.view, LimitedView) else True
+        line = not self.bench.view.line.inside if isinstance(self.bench.view, LimitedView) else True
         return line and self.in_flight == 0 and all(counts[:2] == (0, 0) for counts in self.counts().values())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import random
 import sys
 import threading
 from collections.abc import Callable
@@ -13,21 +14,29 @@ import pytest
 
 import meshlb.call.entrance
 import meshlb.limit.gate
+import meshlb.pool.limited_view
 from meshlb.call.entrance import Entrance, entrance_of
 from meshlb.core.outcome import Outcome
 from meshlb.core.policy import PickInfo
+from meshlb.core.subchannel import Attempt
 from meshlb.pool.limited_view import LimitedView
-from tests.unit.call.test_admission import GET, REPORT, Shop
+from tests.unit.call.test_admission import GET, REPORT, Caller, Shop
 from tests.unit.pool.bench import TRANSIENT_FAILURE
 
 INFO = PickInfo(GET)
-FILES = (meshlb.call.entrance.__file__, meshlb.limit.gate.__file__)
+FILES = (meshlb.call.entrance.__file__, meshlb.limit.gate.__file__, meshlb.pool.limited_view.__file__)
 
 
 def _entrance(shop: Shop) -> Entrance:
     entrance = entrance_of(shop.bench.view, shop.gates)
     assert isinstance(entrance, Entrance)
     return entrance
+
+
+def _begun(entrance: Entrance) -> Attempt:
+    attempt = entrance.begin(INFO)
+    assert attempt is not None
+    return attempt
 
 
 def test_a_call_that_finds_room_takes_it_and_gives_it_back_with_its_end() -> None:
@@ -108,7 +117,7 @@ def test_whoever_stands_in_line_for_an_endpoint_comes_first() -> None:
     assert first is not None
     assert entrance.begin(INFO) is None
     waits = shop.call()
-    assert not view.line.open
+    assert view.line.in_flight
     entrance.end(first)
     assert entrance.begin(INFO) is None
     waits.ask()
@@ -116,9 +125,9 @@ def test_whoever_stands_in_line_for_an_endpoint_comes_first() -> None:
     assert shop.nothing_is_left()
 
 
-def _interrupted(act: Callable[[], Any], at: int) -> bool:
-    """Ctrl-C before the ``at``-th line that runs of the entrance and its gates; False: it was over before. Not between a lock and its
-    block, where Python looks for no signal."""
+def _run(act: Callable[[], Any], at: int, then: Callable[[], Any]) -> bool:
+    """``act``, with something else before the ``at``-th line that runs of the entrance and what it enters; False: it was over before. Not
+    between a lock and its block, where Python looks for no signal."""
     left = at
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
@@ -128,79 +137,206 @@ def _interrupted(act: Callable[[], Any], at: int) -> bool:
         if event == "line" and "with " not in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
             left -= 1
             if left == 0:
-                raise KeyboardInterrupt
+                sys.settrace(None)
+                then()
         return trace
 
     before = sys.gettrace()
-    sys.settrace(trace)
     try:
+        sys.settrace(trace)
         act()
-    except KeyboardInterrupt:
-        return True
     finally:
         sys.settrace(before)
-    return False
+    return left <= 0
 
 
-def test_an_interrupt_at_any_line_of_a_begin_leaves_nothing_behind() -> None:
-    """Its caller has no attempt to end."""
-    limits = {"max_in_flight": 3, "methods": {GET: {"max_in_flight": 2}}}
-    shop = Shop(**limits)
-    entrance = _entrance(shop)
+def _interrupted(act: Callable[[], Any], at: int) -> bool:
+    """Ctrl-C there."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    try:
+        return _run(act, at, interrupt)
+    except KeyboardInterrupt:
+        return True
+
+
+def _at_every_line(once: Callable[[int], bool], least: int) -> None:
+    """``once(n)`` with something happening at the n-th line, until there are no more."""
     at = 1
-    while _interrupted(lambda: entrance.begin(INFO), at):
+    while once(at):
+        at += 1
+    assert at > least
+
+
+def _is_served(caller: Caller, at: int) -> None:
+    caller.ask()
+    assert caller.attempt is not None, at
+    assert caller.shop.nothing_is_left(), at
+
+
+ONE_PLACE = pytest.mark.parametrize("limits", [{"max_in_flight": 1}, {"max_in_flight_per_endpoint": 1}], ids=str)
+
+
+@ONE_PLACE
+def test_two_that_come_at_once_do_not_both_get_the_last_place(limits: dict[str, int]) -> None:
+    """The other one is there at any line of the first one's way; at most one of them stays, and whoever then waits is served."""
+
+    def once(at: int) -> bool:
+        shop = Shop(pods=1, **limits)
+        entrance, got = _entrance(shop), list[Any]()
+        ran = _run(lambda: got.append(entrance.begin(INFO)), at, lambda: got.append(entrance.begin(INFO)))
+        inside = [attempt for attempt in got if attempt is not None]
+        assert len(inside) == shop.in_flight <= 1, at
+        waits = shop.call()
+        for attempt in inside:
+            entrance.end(attempt)
+        _is_served(waits, at)
+        return ran
+
+    _at_every_line(once, 10)
+
+
+@ONE_PLACE
+def test_nobody_slips_in_while_a_place_changes_hands(limits: dict[str, int]) -> None:
+    """At any line of the end that makes room somebody else comes: he finds none, and who waited has it."""
+
+    def once(at: int) -> bool:
+        shop = Shop(pods=1, **limits)
+        entrance, late = _entrance(shop), list[Any]()
+        first = _begun(entrance)
+        waits = shop.call()
+        ran = _run(lambda: entrance.end(first), at, lambda: late.append(entrance.begin(INFO)))
+        assert late == [None] * ran, at
+        _is_served(waits, at)
+        return ran
+
+    _at_every_line(once, 4)
+
+
+@pytest.mark.parametrize("own", [{}, {"max_in_flight_per_endpoint": 5}], ids=["", "per endpoint"])
+def test_an_interrupt_at_any_line_of_a_begin_leaves_nothing_behind(own: dict[str, int]) -> None:
+    """Its caller has no attempt to end."""
+    shop = Shop(max_in_flight=3, methods={GET: {"max_in_flight": 2}}, **own)
+    entrance = _entrance(shop)
+
+    def once(at: int) -> bool:
+        if not _interrupted(lambda: entrance.begin(INFO), at):
+            return False
         assert {counts[:2] for counts in shop.counts().values()} == {(0, 0)}, at
         assert shop.in_flight == 0, at
-        assert not entrance._held, at
-        at += 1
-    assert at > 20
+        return True
+
+    _at_every_line(once, 20)
 
 
-@pytest.mark.parametrize("waiting", [0, 1])
-def test_an_interrupt_at_any_line_of_an_end_is_made_up_for_by_leaving_again(waiting: int) -> None:
-    """As whoever is interrupted there does; nobody who waits is forgotten."""
-    at, interrupted = 1, True
-    while interrupted:
-        shop = Shop(max_in_flight=1)
+@pytest.mark.parametrize("waiting", [0, 1, 3])
+@pytest.mark.parametrize("limits", [{"max_in_flight": 2}, {"max_in_flight_per_endpoint": 1}], ids=str)
+def test_an_interrupt_at_any_line_of_an_end_is_made_up_for_by_leaving_again(limits: dict[str, int], waiting: int) -> None:
+    """As whoever is interrupted there does; nobody who waits is forgotten, and the first of them hears of it."""
+
+    def once(at: int) -> bool:
+        shop = Shop(pods=2, **limits)
         entrance = _entrance(shop)
-        attempt = entrance.begin(INFO)
-        assert attempt is not None
+        attempt, other = _begun(entrance), _begun(entrance)
         callers = [shop.call() for _ in range(waiting)]
-        interrupted = _interrupted(lambda: entrance.end(attempt), at)  # noqa: B023 - called at once
+        first_alone = [number == 0 for number in range(waiting)]
+        interrupted = _interrupted(lambda: entrance.end(attempt), at)
         attempt.live.discard(attempt)
         entrance.leave(attempt)
+        assert [caller.woken > 0 for caller in callers] == first_alone, at
         for caller in callers:
             caller.ask()
-            assert caller.attempt is not None, at
+        assert [caller.attempt is not None for caller in callers] == first_alone, at
+        entrance.end(other)
         assert shop.nothing_is_left(), at
-        at += 1
-    assert at > 10
+        return interrupted
+
+    _at_every_line(once, 5)
 
 
-def test_threads_that_come_and_go_are_never_more_than_may_be_and_leave_nothing() -> None:
-    """Through the entrance, and through the queue when that is full."""
-    shop = Shop(max_in_flight=3)
-    entrance, most, inside, lock = _entrance(shop), 0, 0, threading.Lock()
+def test_an_interrupt_at_any_line_of_a_hand_over_costs_nobody_a_place() -> None:
+    """The call is closed, and its first attempt ended: whoever waits gets the place."""
 
-    def come_and_go() -> None:
-        nonlocal most, inside
-        for _ in range(300):
+    def once(at: int) -> bool:
+        shop = Shop(max_in_flight=1)
+        entrance, goes_on = _entrance(shop), shop.idle_call()
+        attempt = _begun(entrance)
+        waits = shop.call()
+        interrupted = _interrupted(lambda: entrance.hand_over(attempt, goes_on.call), at)
+        assert shop.counts() == {"limits.max_in_flight": (1, 1, 0)} or interrupted, at
+        goes_on.call.close()
+        entrance.end(attempt)
+        _is_served(waits, at)
+        return interrupted
+
+    _at_every_line(once, 10)
+
+
+def test_a_call_that_is_made_when_all_is_over_keeps_nothing() -> None:
+    """As asyncio makes one when somebody asks for what is left of the time."""
+    shop = Shop(max_in_flight=1)
+    entrance, late = _entrance(shop), shop.idle_call()
+    attempt = entrance.begin(INFO)
+    assert attempt is not None
+    entrance.end(attempt)
+    entrance.hand_over(attempt, late.call)
+    assert shop.counts() == {"limits.max_in_flight": (0, 0, 0)}
+    late.ask()
+    assert late.attempt is not None
+    assert shop.nothing_is_left()
+
+
+@pytest.mark.parametrize("limits", [{"max_in_flight": 2}, {"max_in_flight_per_endpoint": 1}], ids=str)
+def test_threads_that_find_room_and_threads_that_wait_are_never_too_many_together(limits: dict[str, int]) -> None:
+    """Through the entrance, and through the queue when that is full; all are served or gave up, and nothing is left."""
+    seed = random.randrange(2**32)
+    print(f"seed={seed}")
+    shop = Shop(pods=2, max_wait_s=60.0, **limits)
+    entrance, lock, inside, most = _entrance(shop), threading.Lock(), 0, 0
+    done = list[int]()
+
+    def work(step: int) -> None:
+        nonlocal inside, most
+        with lock:
+            inside += step
+            most = max(most, inside)
+
+    def come_and_go(number: int) -> None:
+        chance = random.Random(seed + number)
+        for _ in range(100):
             attempt = entrance.begin(INFO)
             if attempt is not None:
-                with lock:
-                    inside += 1
-                    most = max(most, inside)
-                with lock:
-                    inside -= 1
+                work(1)
+                work(-1)
                 entrance.end(attempt)
+                continue
+            caller, rung = Caller(shop, GET), threading.Event()
+            caller.call.wake_with(lambda rung=rung: rung.set() is None)  # type: ignore[misc]
+            caller.ask()
+            while caller.attempt is None and rung.wait(chance.choice([0.0, 30.0])):
+                rung.clear()
+                caller.ask()
+            if caller.attempt is not None:
+                work(1)
+                work(-1)
+            assert caller.error is None
+            caller.end()
+        done.append(number)
 
-    threads = [threading.Thread(target=come_and_go) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert 1 <= most <= 3
-    assert shop.counts() == {"limits.max_in_flight": (0, 0, 0)}
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=come_and_go, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        sys.setswitchinterval(before_s)
+    assert len(done) == 8, "somebody was never told"
+    assert 1 <= most <= 2
     assert shop.nothing_is_left()
 
 

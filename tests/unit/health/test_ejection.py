@@ -300,3 +300,45 @@ def test_success_pays_nothing_until_something_failed() -> None:
         ejector.know(subs, 0.0)
         ejector.heard(subs[0], FAILURE, 0.0, 0.0)
         assert not any(sub.watched for sub in subs)
+
+
+@pytest.mark.parametrize(("n", "calls"), [(2, 6), (10, 30), (200, 100)])
+def test_who_calls_rarely_probes_after_some_calls_and_not_after_each_pause(n: int, calls: int) -> None:
+    """Three for each endpoint and 100 at most, those included that were made while its time was not over; and again after each failure."""
+    field = Field(n)
+    field.eject(0)
+    for made_before in (0, calls // 2):
+        field.subs[1].started += made_before
+        field.run(120.0)
+        assert field.probing == {0}
+        for _ in range(calls - made_before):
+            assert not field.claim(0, busy=False)
+            field.run(60.0)
+        assert [field.claim(0, busy=False) for _ in range(2)] == [True, False]
+        field.fail(0)
+    field.run(120.0)
+    assert field.claim(0)
+
+
+def test_calls_to_endpoints_that_are_gone_are_not_made_up_for() -> None:
+    """With them their counts are gone: what is left is waited for once."""
+    field = Field(3)
+    field.subs[2].started = 10_000
+    field.eject(0)
+    field.members(0, 1)
+    field.run(120.0)
+    assert [field.claim(0, busy=False) for _ in range(7)] == [False] * 6 + [True]
+
+
+def test_while_the_others_fail_too_nobody_waits_for_calls() -> None:
+    """What is out may be the capacity that they lack."""
+    field = Field(10)
+    field.eject(0)
+    for _ in range(5):
+        field.all_succeed(2)
+        for i in range(1, 10):
+            field.fail(i)
+        field.run(0.25)
+    assert field.out == {0}
+    field.run(1.0)
+    assert field.claim(0, busy=False)

@@ -110,3 +110,13 @@ def test_every_field_belongs_to_a_mode() -> None:
     fields = set(Outlier.__dataclass_fields__) - {"mode", "ignore_methods"}
     assert all(modes_that_read(name) for name in fields)
     assert fields == {name for rules in (OwnRules, EnvoyRules, GrpcRules) for name in rules.__dataclass_fields__}
+
+
+@pytest.mark.parametrize("mode", ["envoy", "grpc"])
+def test_sweeps_cannot_follow_one_another_without_end(mode: str) -> None:
+    """Each costs a look at every endpoint."""
+    with pytest.raises(ConfigError, match=r"^outlier\.interval_s=0\.001: must be >= 0\.01 seconds$"):
+        Outlier(mode=mode, interval_s=0.001)
+    rules = Outlier(mode=mode, interval_s=0.01).rules
+    assert isinstance(rules, GrpcRules)
+    assert rules.interval_s == 0.01

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from meshlb.core.endpoint import Place
@@ -51,6 +53,27 @@ def test_the_own_service_says_how_many_call() -> None:
     """Half of the callers are here, and a quarter of the endpoints: 1.25 * 0.25 / 0.5."""
     picker, _, _ = picker_over("abbb", PREFER, own=own_service("aabb"))
     assert _local_ratio(picks(picker, 20_000)) == pytest.approx(0.625, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("zones", "own", "arrive"), [("abbb----", None, 1.25 * 2 / 8), ("abbb", "a---", 1.25 * 1 / 4), ("abbb", "aabb--", 0.625)]
+)
+def test_who_is_in_no_known_zone_is_no_zone_of_callers(zones: str, own: str | None, arrive: float) -> None:
+    """Neither a target's endpoints nor the caller's own pods: callers are spread over the zones that are known."""
+    picker, _, _ = picker_over(zones, PREFER, own=own_service(own) if own else None)
+    assert _local_ratio(picks(picker, 20_000)) == pytest.approx(arrive, abs=0.02)
+
+
+@pytest.mark.parametrize("weights", [(1e9, 1e-9), (1e-9, 1e9), (1e-9, 1e-9)])
+def test_the_most_uneven_weights_break_nothing(weights: tuple[float, float]) -> None:
+    """The sum of all may be that of the zone, but for rounding."""
+    _, subs, localities = picker_over("abc", PREFER)
+    policy_picker = picker_over("abc", PREFER)[0]
+    for sub, weight in zip(subs, (*weights, weights[1]), strict=True):
+        sub.endpoint, sub.warmth = replace(sub.endpoint, weight=weight), 0.1
+    picker = localities.new_picker(subs, Place(zone="a"), lambda chosen: policy_picker)
+    assert len(picks(picker, 5 * EVERY)) == 5 * EVERY
+    assert localities.describe()["mode"] == "prefer"
 
 
 def test_some_calls_probe_elsewhere() -> None:
