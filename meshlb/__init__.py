@@ -13,8 +13,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from meshlb.balance.registry import PolicyConfig, register_policy
     from meshlb.config import Config
+    from meshlb.core.clock import Rng
     from meshlb.core.endpoint import Endpoint
+    from meshlb.core.hints import hints
+    from meshlb.core.outcome import Outcome
+    from meshlb.core.policy import LoadMetric, Picker, PickInfo, Policy
+    from meshlb.core.subchannel import Subchannel
     from meshlb.core.target import Target
     from meshlb.errors import (
         ClosedError,
@@ -29,13 +35,25 @@ if TYPE_CHECKING:
         ServiceNotFoundError,
         TargetError,
     )
+    from meshlb.load.in_flight import LiveOnly
     from meshlb.mesh import Mesh, status
 
 _HOMES = {
     "Config": "meshlb.config",
     "Endpoint": "meshlb.core.endpoint",
+    "LiveOnly": "meshlb.load.in_flight",
+    "LoadMetric": "meshlb.core.policy",
     "Mesh": "meshlb.mesh",
+    "Outcome": "meshlb.core.outcome",
+    "PickInfo": "meshlb.core.policy",
+    "Picker": "meshlb.core.policy",
+    "Policy": "meshlb.core.policy",
+    "PolicyConfig": "meshlb.balance.registry",
+    "Rng": "meshlb.core.clock",
+    "Subchannel": "meshlb.core.subchannel",
     "Target": "meshlb.core.target",
+    "hints": "meshlb.core.hints",
+    "register_policy": "meshlb.balance.registry",
     "status": "meshlb.mesh",
     "ClosedError": "meshlb.errors",
     "ConfigError": "meshlb.errors",
@@ -53,9 +71,20 @@ _HOMES = {
 __all__ = [
     "Config",
     "Mesh",
+    "hints",
+    "register_policy",
     "status",
     "Endpoint",
     "Target",
+    "PolicyConfig",
+    "Policy",
+    "Picker",
+    "PickInfo",
+    "LoadMetric",
+    "LiveOnly",
+    "Subchannel",
+    "Outcome",
+    "Rng",
     "ClosedError",
     "ConfigError",
     "DeadlineExceededError",

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from meshlb.balance.registry import PolicyConfig
+from meshlb.balance.registry import PolicyConfig, build_policy
 from meshlb.binding import Binding
 from meshlb.config import Config, Mode, resolve_config
 from meshlb.core.clock import Clock
@@ -32,6 +32,8 @@ from meshlb.errors import ClosedError, TargetError
 from meshlb.health.locality import Locality
 from meshlb.health.outlier import Outlier
 from meshlb.health.slow_start import SlowStart
+from meshlb.health.subset import Subset
+from meshlb.load.weight import Weight
 from meshlb.pool.pool import Pool
 from meshlb.resolution import Errands, OwnService, Place, Resolution
 from meshlb.resolve.classify import Classifier
@@ -56,6 +58,9 @@ class PoolKey(NamedTuple):
     outlier: Outlier
     slow_start: SlowStart
     locality: Locality
+    weight: Weight
+    subset: Subset
+    affinity: bool
     max_in_flight_per_endpoint: int
     mass_removal_spare_s: float
 
@@ -150,15 +155,15 @@ class Mesh:
 
     # --- for transports ---------------------------------------------------------------------------------------------------
 
-    def bind(self, target: str, config: Config | None = None, *, policy: object | None = None) -> Binding:
-        """Parse and configure; starts nothing. ``policy`` is what a transport's own options ask for.
+    def bind(self, target: str, config: Config | None = None, *, asked: Mapping[str, Any] | None = None) -> Binding:
+        """Parse and configure; starts nothing. ``asked``: what a transport's own options ask for, as fields of a Config.
 
         With ``MESHLB_MODE=off`` nothing else is looked at that could be wrong: neither the configuration nor the target.
         """
         mode = Mode.parse(self._environ.get("MESHLB_MODE", ""))
         if mode.off and not mode.targets:
             return self._bind_off(target, mode)
-        final, mode = resolve_config(config if config is not None else self._code_config, self._environ, policy=policy)
+        final, mode = resolve_config(config if config is not None else self._code_config, self._environ, asked=asked)
         parsed = Target.parse(target)
         return Binding(self, parsed, final, mode, sidecar=self._sidecar_of(parsed, final, mode))
 
@@ -206,6 +211,9 @@ class Mesh:
                 config.outlier,
                 config.slow_start,
                 config.locality,
+                config.weight,
+                config.subset,
+                "policy" not in config.given,
                 config.limits.max_in_flight_per_endpoint if config.limits.enabled else 0,
                 config.mass_removal_spare_s,
             )
@@ -250,7 +258,9 @@ class Mesh:
             first = self._internal_errors[kind] == 1
         if first:
             _log.error(
-                "a bug in meshlb, seen with %s; calls go on without what failed (counted from now on)", target, exc_info=error
+                "a bug in meshlb, or in a policy of your own, seen with %s; calls go on without what failed (counted from now on)",
+                target,
+                exc_info=error,
             )
 
     # --- inside -----------------------------------------------------------------------------------------------------------
@@ -271,9 +281,10 @@ class Mesh:
 
     def _new_pool(self, target: Target, config: Config, key: PoolKey, resolution: Resolution) -> Pool:
         errands = Errands(self._loop)
+        on_error = functools.partial(self.count_internal_error, str(target))
         pool = Pool(
             str(target),
-            config.policy.build(self.rng),
+            build_policy(config.policy, self.rng, on_error),
             clock=self.clock,
             rng=self.rng,
             new_lock=threading.Lock,
@@ -284,8 +295,11 @@ class Mesh:
             outlier=key.outlier,
             slow_start=key.slow_start,
             locality=key.locality,
+            weight=key.weight,
+            subset=key.subset,
+            affinity=key.affinity,
             max_in_flight=key.max_in_flight_per_endpoint,
-            on_listener_error=functools.partial(self.count_internal_error, str(target)),
+            on_listener_error=on_error,
         )
         errands.pool, errands.resolution = weakref.ref(pool), weakref.ref(resolution)
         return pool

@@ -20,10 +20,11 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from meshlb.balance.registry import POLICIES
+from meshlb.balance.registry import POLICIES, PolicyConfig
 from meshlb.config.layers import NAMES, PARTS, SINGLE, Layer, layer_of
 from meshlb.core import validate
 from meshlb.errors import ConfigError
@@ -39,10 +40,15 @@ _log = logging.getLogger("meshlb.config")
 _warned: set[str] = set()
 
 
-def _known() -> Iterator[tuple[str, type]]:
-    """Paths, parts before their fields, and their types."""
+@lru_cache(maxsize=4)
+def _types(policies: tuple[type[PolicyConfig], ...]) -> dict[str, type]:
+    """Paths, parts before their fields, and their types; ``policies``: all that are registered by now."""
+    return dict(_known(policies))
+
+
+def _known(policies: tuple[type[PolicyConfig], ...]) -> Iterator[tuple[str, type]]:
     yield from ((name, type(SINGLE.get(name))) for name in NAMES)
-    for name, part in (*PARTS.items(), *(("policy", config) for config in POLICIES.values())):
+    for name, part in (*PARTS.items(), *(("policy", config) for config in policies)):
         hints = get_type_hints(part)
         yield from ((f"{name}.{field.name}", _plain(hints[field.name])) for field in fields(part))
 
@@ -55,14 +61,15 @@ def _plain(hint: Any) -> type:
     return kind
 
 
-_TYPES = dict(_known())
-_PATH_OF = {path.upper().replace(".", "_"): path for path in _TYPES}
+def _paths() -> dict[str, str]:
+    """Variables' names without their prefix, and what they set."""
+    return {path.upper().replace(".", "_"): path for path in _types(tuple(POLICIES.values()))}
 
 
 def read(environ: Mapping[str, str], prefix: str) -> list[tuple[str | None, Layer]]:
     """What each variable with this prefix says; those of a whole part come before those of its fields."""
     said: list[tuple[str | None, Layer]] = []
-    for suffix, path in _PATH_OF.items():
+    for suffix, path in _paths().items():
         text = environ.get(prefix + suffix, "").strip()
         if text:
             try:
@@ -74,7 +81,7 @@ def read(environ: Mapping[str, str], prefix: str) -> list[tuple[str | None, Laye
 
 def warn_of_unknown(environ: Mapping[str, str]) -> None:
     """One warning a process for each ``MESHLB_`` name that nobody knows."""
-    valid = [MODE, *OWN_VARIABLES, *(prefix + suffix for prefix in (PREFIX, FORCE_PREFIX) for suffix in _PATH_OF)]
+    valid = [MODE, *OWN_VARIABLES, *(prefix + suffix for prefix in (PREFIX, FORCE_PREFIX) for suffix in _paths())]
     for variable in sorted(environ):
         if not variable.startswith(PREFIX) or variable in valid or variable in _warned or _INJECTED.fullmatch(variable):
             continue
@@ -86,7 +93,7 @@ def _layer(path: str, text: str) -> Layer:
     name, _, field = path.partition(".")
     if not field:
         return layer_of({name: _json(path, text) if name in PARTS and text.startswith("{") else text})
-    value = _value(path, text, _TYPES[path])
+    value = _value(path, text, _types(tuple(POLICIES.values()))[path])
     return {path: value} if name == "policy" else layer_of({name: {field: value}})
 
 

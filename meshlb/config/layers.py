@@ -3,7 +3,7 @@
 Whoever may say something about meshlb (code, a file, variables, the operator) is one layer, and the configuration in force is the
 layers laid over one another, path by path. A policy is one value at one path, since what its fields mean depends on its name; a
 single field of it (``policy.choice_count``) may be laid over it, and is gone once a stronger layer names a policy. So are the figures
-of one mode of ``outlier`` or ``locality`` once a stronger layer names another.
+of one mode of ``outlier``, ``locality`` or ``weight`` once a stronger layer names another.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeAlias
 
+from meshlb.balance.hash_key import HashKeys
 from meshlb.balance.p2c import P2C
 from meshlb.balance.registry import policy_of
 from meshlb.core import validate
@@ -21,7 +22,10 @@ from meshlb.health import locality, outlier
 from meshlb.health.locality import Locality
 from meshlb.health.outlier import Outlier
 from meshlb.health.slow_start import SlowStart
+from meshlb.health.subset import Subset
 from meshlb.limit.settings import Limits
+from meshlb.load import weight
+from meshlb.load.weight import Weight
 from meshlb.pool.connection_settings import Connection
 from meshlb.resolve.settings import Discovery, Fallback
 from meshlb.retry.settings import Retry
@@ -37,6 +41,9 @@ PARTS: Mapping[str, Any] = {
     "locality": Locality,
     "limits": Limits,
     "connection": Connection,
+    "hash": HashKeys,
+    "weight": Weight,
+    "subset": Subset,
 }
 # Those of one value, and their defaults.
 SINGLE: Mapping[str, Any] = {
@@ -56,7 +63,12 @@ WORD_MEANS = {
     "locality": "mode",
     "limits": "enabled",
     "connection": "enabled",
+    "weight": "source",
+    "subset": "size",
+    "hash": "sources",
 }
+# Parts of which one field says what the others mean, and the values with which others mean something.
+KNOWN_MODES = {"locality": ("prefer", "envoy"), "weight": ("static", "reported", "a58")}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -75,12 +87,12 @@ def layer_of(settings: Mapping[str, Any]) -> Layer:
 
 
 def laid_over(weaker: Layer, stronger: Layer) -> Layer:
-    """The stronger's word where it has one; a policy that is named replaces the weaker one with all its fields, and a mode of ``outlier``
-    or ``locality`` those that it does not read."""
+    """The stronger's word where it has one; a policy that is named replaces the weaker one with all its fields, and a mode of ``outlier``,
+    ``locality`` or ``weight`` those that it does not read."""
     if "policy" in stronger:
         weaker = {path: value for path, value in weaker.items() if not path.startswith("policy.")}
-    for part in ("outlier", "locality"):
-        mode = stronger.get(f"{part}.mode")
+    for part in ("outlier", "locality", "weight"):
+        mode = stronger.get(f"{part}.{WORD_MEANS[part]}")
         if mode is not None:
             weaker = {path: value for path, value in weaker.items() if not (path.startswith(part) and means_nothing(path, mode))}
     return {**weaker, **stronger}
@@ -92,8 +104,10 @@ def below(name: str, layer: Layer) -> dict[str, Any]:
 
 
 def means_nothing(path: str, mode: Any) -> bool:
-    """Is it a figure of ``outlier`` or ``locality`` that this mode of it does not read?"""
+    """Is it a figure of ``outlier``, ``locality`` or ``weight`` that this mode of it does not read?"""
     part, _, field = path.partition(".")
+    if part == "weight":
+        return not weight.reads(mode, field)
     if part == "locality":
         return field != "mode" and mode not in locality.modes_that_read(field)
     return part == "outlier" and field not in ("mode", "ignore_methods") and mode not in outlier.modes_that_read(field)

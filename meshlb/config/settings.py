@@ -9,21 +9,24 @@ hash and ``repr``, and survives pickling; layers.py says what counts as given wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
+from meshlb.balance.hash_key import HashKeys
 from meshlb.balance.registry import PolicyConfig
 from meshlb.config import environment
-from meshlb.config.layers import PARTS, SINGLE, WORD_MEANS, Layer, below, laid_over, layer_of, means_nothing
+from meshlb.config.layers import KNOWN_MODES, NAMES, PARTS, SINGLE, WORD_MEANS, Layer, below, laid_over, layer_of, means_nothing
 from meshlb.config.mode import Mode
 from meshlb.core import validate
 from meshlb.errors import ConfigError
 from meshlb.health.locality import Locality
 from meshlb.health.outlier import MODES, Outlier
 from meshlb.health.slow_start import SlowStart
+from meshlb.health.subset import Subset
 from meshlb.limit.settings import Limits
+from meshlb.load.weight import Weight
 from meshlb.pool.connection_settings import Connection
 from meshlb.resolve.settings import Discovery, Fallback
 from meshlb.retry.settings import Retry
@@ -50,6 +53,12 @@ class Config:
     ``limits``: how many calls at once: ``off`` (default), or a dict, ``{"max_in_flight": 100}``, of ``Limits``' fields.
     ``connection``: how dead connections are found and old ones renewed: ``on`` (default), ``off`` (all as gRPC does), or a dict of
     ``Connection``'s fields.
+    ``hash``: what the keys of calls are made of, for policies that look at them: ``on`` (default: ``meshlb.hints``), ``off``, a list of
+    sources, ``["metadata:x-user-id"]``, or a dict of ``HashKeys``' fields.
+    ``weight``: whether what servers report of their load changes their share: ``static`` (default: it does not), ``reported``, ``a58``
+    (as gRPC's weighted_round_robin), or a dict of ``Weight``'s fields.
+    ``subset``: whether this process uses a few of many endpoints only: ``off`` (default), ``on`` (20 of 100 or more), or a dict of
+    ``Subset``'s fields.
     ``first_answer_timeout_s``: how long a call without a deadline waits for discovery's first answer (default 5).
     ``connect_timeout_s``: how long it then waits for a connection (default 3).
     ``mass_removal_spare_s``: when more than half of a pool of four or more vanishes or stops being ready within a few seconds, how
@@ -70,6 +79,9 @@ class Config:
     locality: Locality
     limits: Limits
     connection: Connection
+    hash: HashKeys
+    weight: Weight
+    subset: Subset
     first_answer_timeout_s: float
     connect_timeout_s: float
     mass_removal_spare_s: float
@@ -87,6 +99,9 @@ class Config:
         locality: str | Mapping[str, object] | Locality = _NOT_GIVEN,
         limits: str | Mapping[str, object] | Limits = _NOT_GIVEN,
         connection: str | Mapping[str, object] | Connection = _NOT_GIVEN,
+        hash: str | Sequence[object] | Mapping[str, object] | HashKeys = _NOT_GIVEN,
+        weight: str | Mapping[str, object] | Weight = _NOT_GIVEN,
+        subset: str | Mapping[str, object] | Subset = _NOT_GIVEN,
         first_answer_timeout_s: float | timedelta | str = _NOT_GIVEN,
         connect_timeout_s: float | timedelta | str = _NOT_GIVEN,
         mass_removal_spare_s: float | timedelta | str = _NOT_GIVEN,
@@ -101,11 +116,19 @@ class Config:
             "locality": locality,
             "limits": limits,
             "connection": connection,
+            "hash": hash,
+            "weight": weight,
+            "subset": subset,
             "first_answer_timeout_s": first_answer_timeout_s,
             "connect_timeout_s": connect_timeout_s,
             "mass_removal_spare_s": mass_removal_spare_s,
         }
         self._fill(layer_of({name: value for name, value in arguments.items() if value is not _NOT_GIVEN}))
+
+    def __new__(cls, *args: object, **arguments: object) -> Self:
+        """For the error of a field that there is not: Python's own would not name the nearest."""
+        validate.known_keys("", arguments, NAMES)
+        return object.__new__(cls)  # ``super()`` is another class: slots make a second one
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Config:
@@ -160,16 +183,18 @@ class Config:
         return value
 
 
-def resolve_config(code: Config | None, environ: Mapping[str, str], *, policy: Any = None) -> tuple[Config, Mode]:
-    """The Config in force, and the mode. ``policy``: what a transport's own options ask for; a policy that ``code`` gave is
-    stronger.
+def resolve_config(
+    code: Config | None, environ: Mapping[str, str], *, asked: Mapping[str, Any] | None = None
+) -> tuple[Config, Mode]:
+    """The Config in force, and the mode. ``asked``: what a transport's own options ask for, as fields of a Config; what
+    ``code`` gave is stronger.
 
     Raises ConfigError, naming the variable where one is to blame.
     """
     environment.warn_of_unknown(environ)
     said = [
         *environment.read(environ, environment.PREFIX),
-        (None, layer_of({"policy": policy}) if policy is not None else {}),
+        (None, layer_of(asked) if asked else {}),
         (None, code.to_layer() if code is not None else {}),
         *environment.read(environ, environment.FORCE_PREFIX),
     ]
@@ -193,9 +218,13 @@ def _in_force(said: Iterable[tuple[str | None, Layer]], *, last: bool = False) -
     except ConfigError as error:  # its message begins with the path
         path = max((path for path in variable_of if str(error).startswith(path)), key=len, default="")
         variable = variable_of.get(path)
-        if variable is None:
-            raise
-        raise ConfigError(f"{variable}: {error}") from error
+        if variable is not None:
+            raise ConfigError(f"{variable}: {error}") from error
+        part = path.partition(".")[0]
+        mode_from = variable_of.get(f"{part}.{WORD_MEANS.get(part)}")
+        if mode_from is not None and means_nothing(path, together[f"{part}.{WORD_MEANS[part]}"]):
+            raise ConfigError(f"{error}; the mode is {mode_from}'s") from error
+        raise
 
 
 def _leave_other_policies(layer: Layer, variable_of: Mapping[str, str | None]) -> None:
@@ -211,14 +240,15 @@ def _leave_other_policies(layer: Layer, variable_of: Mapping[str, str | None]) -
 
 
 def _leave_what_means_nothing(layer: Layer, variable_of: Mapping[str, str | None]) -> None:
-    """Nor does it take those down that have another mode of ``outlier`` (unless a variable said that, too), or no zones or slow start."""
+    """Nor does it take those down that have another mode of ``outlier`` (unless a variable said that, too), or no zones, slow start, subset or
+    reported weights."""
     mode = layer.get("outlier.mode", Outlier().mode)
     has_other_rules = mode in MODES and mode != "off" and variable_of.get("outlier.mode") is None
     for path in list(layer):
         part, variable = path.partition(".")[0], variable_of.get(path)
-        if part in ("locality", "slow_start"):
+        if part in ("locality", "slow_start", "subset", "weight"):
             said = layer.get(f"{part}.{WORD_MEANS[part]}")
-            idle = said is None or (part == "locality" and said in ("prefer", "envoy") and means_nothing(path, said))
+            idle = said is None or (part in ("locality", "weight") and said in KNOWN_MODES[part] and means_nothing(path, said))
         else:
             idle = has_other_rules and means_nothing(path, mode)
         if idle and variable is not None:

@@ -9,6 +9,7 @@ A policy may have more than ``Policy`` asks for; each is looked for by its name,
 - ``hashes: bool``: True where picks depend on ``PickInfo.hash``, which is computed only then;
 - ``know(members, now_s)``: all that are eligible now, ready or not, in the order of the endpoint set; before the pickers that follow from
   it. For tables that must be the same whoever is connected;
+- ``on_endpoints(latest)``: what discovery said, before that: the Service's own settings are in it;
 - ``tick(now_s) -> bool`` and ``due_s() -> float | None``: let time pass, and say whether pickers must be made anew, and when it wants the
   next tick;
 - of a metric, ``on_attempt_end(attempt, now_s, outcome)``: called in place of ``on_end``, by whom the method or the kind of call matters.
@@ -57,7 +58,7 @@ class PickInfo:
         *,
         replays: bool = False,
         judged: bool = True,
-        hash: int | None = None,  # noqa: A002 - the field's word
+        hash: int | None = None,
     ) -> None:
         self.method = method
         self.exclude = exclude

@@ -84,8 +84,8 @@ def _channel(
     if binding.off:  # what meshlb thinks of the options does not matter then
         return stock.open_channel(binding.stock_target, credentials, given, compression)
     parsed = ChannelOptions.of(given)
-    if parsed.policy is not None:
-        binding = used.bind(target, config, policy=parsed.policy)
+    if parsed.asked:
+        binding = used.bind(target, config, asked=parsed.asked)
     return Channel(Connections(binding, parsed, credentials, compression))
 
 

@@ -13,6 +13,7 @@ import grpc
 
 from meshlb.call.call import Call
 from meshlb.call.entrance import Entrance
+from meshlb.call.story import why_first
 from meshlb.core.outcome import Outcome
 from meshlb.core.subchannel import Attempt
 from meshlb.errors import MeshError
@@ -75,7 +76,7 @@ class Blocking(Multicallable):
                 call.succeeded()
                 if verb == "with_call":
                     endpoint = attempt.subchannel.endpoint
-                    mark(reply[1], endpoint, call.attempts(endpoint))
+                    mark(reply[1], endpoint, call.attempts(attempt))
                 return reply
 
     def after_failure(self, attempt: Attempt, error: BaseException, arguments: Arguments) -> Call | None:
@@ -87,12 +88,12 @@ class Blocking(Multicallable):
         outcome = self.outcome_of(attempt, error, timeout_s, self.connections.binding.clock.now_s())
         if outcome is UNREACHABLE or self.rules.may_retry(arguments[2]):
             try:
-                call = self.new_call(arguments, CLOSED_BLOCKING, attempt.started_s)
+                call = self.new_call(arguments, CLOSED_BLOCKING, attempt)
             except (InternalError, MeshError, ValueError):  # the wire's error says more than ours would
                 call = None
             if call is not None:
                 return self._continued(call, attempt, error, timeout_s, arguments)
-        mark(error, attempt.subchannel.endpoint)
+        mark(error, attempt.subchannel.endpoint, why=why_first(self.connections.binding.pool, attempt))
         self.end(attempt, outcome)
         return None
 
@@ -113,7 +114,7 @@ class Blocking(Multicallable):
         endpoint, now_s = attempt.subchannel.endpoint, self.connections.binding.clock.now_s()
         outcome = self.outcome_of(attempt, error, timeout_s, now_s)
         try:
-            mark(error, endpoint, call.attempts(endpoint, error.code().name))
+            mark(error, endpoint, call.attempts(attempt, error.code().name))
             failure = None if outcome is UNREACHABLE else self.failure_of(call, attempt, error, now_s)
             if (outcome is UNREACHABLE or failure is not None) and self.can_be_sent_again(arguments):
                 call.last = error

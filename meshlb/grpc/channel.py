@@ -50,6 +50,7 @@ from typing import Any
 
 import grpc
 
+from meshlb.core.hints import hinted
 from meshlb.grpc.blocking import Blocking
 from meshlb.grpc.connection import Connections
 from meshlb.grpc.connectivity import Subscriptions
@@ -80,7 +81,8 @@ class UnaryUnary(Blocking, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
         inner = attempt = None
         try:
             if entrance is not None:
-                attempt = entrance.begin(self._info)
+                infos = self.infos
+                attempt = entrance.begin(infos.plain if not infos.varies and hinted() is None else self.info_of(metadata))
                 if attempt is not None:
                     found = self._inner.get(attempt.subchannel)
                     if found is not None and attempt.started_s - found[1].seen_s < FRESH_S:

@@ -38,6 +38,7 @@ from meshlb.grpc import stock
 from meshlb.grpc.link import Link, LinkFactory, fork_gate, weakly
 from meshlb.grpc.links import HoldsInner, Links
 from meshlb.grpc.options import ChannelOptions, is_shared_address
+from meshlb.grpc.reports import OutOfBand
 from meshlb.pool.connecting import ConnectQueue
 from meshlb.pool.renewal import Renewals
 from meshlb.pool.view import View
@@ -107,6 +108,7 @@ class Connections:
         self._timer: Timer | None = None
         self._turn_due = False
         self._scanned_s = 0.0
+        self._out_of_band = OutOfBand(self) if self.binding.config.weight.oob else None
 
     # --- any thread -------------------------------------------------------------------------------------------------------
 
@@ -121,6 +123,8 @@ class Connections:
                     self.entrance = entrance_of(view, self.binding.limits.gates)
                     self.view = view
                     self.wake()
+                    if self._out_of_band is not None:
+                        self._out_of_band.start()
         return None if self.closed else self.view
 
     def add_holder(self, holder: HoldsInner) -> None:

@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from meshlb.call.story import why_first
 from meshlb.core.outcome import Outcome
 from meshlb.core.subchannel import Attempt
 from meshlb.errors import ClosedError
@@ -30,7 +31,7 @@ CANCELLED = Outcome.CANCELLED
 
 def end_with(call: Any, attempt: Attempt, view: View, binding: Binding, *, timeout_s: float | None, stream: bool) -> None:
     """Count the attempt as ended when the call is; ``timeout_s``: what it was given; ``stream``: its answers are one."""
-    mark(call, attempt.subchannel.endpoint)
+    mark(call, attempt.subchannel.endpoint, why=why_first(view.pool, attempt))
     end = _End(call, attempt, view, binding, timeout_s)
     if not call.add_callback(end):
         end()

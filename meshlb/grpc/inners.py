@@ -17,6 +17,7 @@ from meshlb.core.outcome import Outcome
 from meshlb.core.subchannel import Attempt, Subchannel
 from meshlb.grpc.connection import Connections
 from meshlb.grpc.link import Link
+from meshlb.grpc.reports import hearing, reporting
 from meshlb.grpc.signals import raised_by_handler
 from meshlb.grpc.stock import CLOSED_BLOCKING, STATES
 from meshlb.runtime.fork import on_fork_child
@@ -52,8 +53,15 @@ class Inners:
                 inner = self._inner.get(subchannel)
                 link = self.connections.links.get(subchannel)
                 if inner is None and link is not None:
-                    inner = self._inner[subchannel] = (self._make(link.channel), link)
+                    inner = self._inner[subchannel] = (self._made_for(subchannel, link), link)
         return inner
+
+    def _made_for(self, subchannel: Subchannel, link: Link) -> Any:
+        binding, view = self.connections.binding, self.connections.view
+        made = self._make(link.channel)
+        if view is None or not binding.config.weight.in_band:
+            return made
+        return reporting(made, hearing(view.pool, subchannel, binding))
 
     def inner_for(self, attempt: Attempt) -> Any:
         """What to send this attempt with. None: the connection was lost or dropped a moment ago, and the attempt has ended."""

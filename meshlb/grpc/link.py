@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import grpc
 
     from meshlb.binding import Binding
+    from meshlb.grpc.oob import Restarts
 
 FRESH_S: Final = 0.005  # a look with cold caches costs a hundredth of a call; a busy connection need not be looked at by each
 WHY_S: Final = 5.0  # a thousand connections that failed cost 2 % of a core
@@ -33,10 +34,21 @@ class Link:
 
     ``look`` is ``stock.state_reader``'s; its number is compared with ``stock.READY`` wherever a call is sent. ``seen_s`` is when a call
     last found it ready: within ``FRESH_S`` of that blocking unary calls do not look again. ``ready_s`` and ``renew_s``: see
-    ``pool/renewal.py``. ``why`` is what gRPC last said of a connection that failed, where it is asked.
+    ``pool/renewal.py``. ``why`` is what gRPC last said of a connection that failed, where it is asked. ``restarts``: see ``oob``.
     """
 
-    __slots__ = ("_asked_s", "asks_why", "channel", "connecting_since_s", "look", "ready_s", "renew_s", "seen_s", "why")
+    __slots__ = (
+        "_asked_s",
+        "asks_why",
+        "channel",
+        "connecting_since_s",
+        "look",
+        "ready_s",
+        "renew_s",
+        "restarts",
+        "seen_s",
+        "why",
+    )
 
     def __init__(self, channel: grpc.Channel | None, now_s: float) -> None:
         self.channel = channel
@@ -47,6 +59,7 @@ class Link:
         self.asks_why = False
         self.why = ""
         self._asked_s = float("-inf")
+        self.restarts: Restarts | None = None
         self.look = stock.state_reader(channel) if channel is not None else _never_ready
 
     def state(self, *, connect: bool = False) -> Connectivity:

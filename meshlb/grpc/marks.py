@@ -6,6 +6,7 @@ side in Python. A call that went well at once has the endpoint alone; all else i
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import Any
 
 import grpc
@@ -16,12 +17,15 @@ from meshlb.core.endpoint import Endpoint
 
 _ENDPOINT = "_meshlb_endpoint"
 _ATTEMPTS = "_meshlb_attempts"
+_WHY = "_meshlb_why"
 _DEPTH = 16  # as deep as interceptors may wrap
 
 
-def mark(call_or_error: Any, endpoint: Endpoint, attempts: tuple[Tried, ...] = ()) -> None:
-    """Have ``endpoint_of`` and ``attempts_of`` find these."""
+def mark(call_or_error: Any, endpoint: Endpoint, attempts: tuple[Tried, ...] = (), why: str = FIRST) -> None:
+    """Have ``endpoint_of`` and ``attempts_of`` find these. ``why``: of the only attempt, where there are no ``attempts``."""
     setattr(call_or_error, _ENDPOINT, endpoint)
+    if why is not FIRST:
+        setattr(call_or_error, _WHY, why)
     if attempts:
         setattr(call_or_error, _ATTEMPTS, attempts)
 
@@ -50,11 +54,15 @@ def attempts_of(call_or_error: object) -> tuple[Tried, ...]:
 
     From the same objects as ``endpoint_of``; empty if it went nowhere. Blocking ``stub.Get(request)`` that succeeds returns no object to ask.
     """
-    found = _found(call_or_error, _ATTEMPTS)
-    if found:
-        return tuple(found)
-    endpoint = endpoint_of(call_or_error)
-    return () if endpoint is None else (Tried(endpoint, _ended(call_or_error), FIRST),)
+    told: tuple[Tried, ...] = tuple(_found(call_or_error, _ATTEMPTS) or ())
+    if not told:
+        endpoint = endpoint_of(call_or_error)
+        if endpoint is None:
+            return ()
+        told = (Tried(endpoint, "", _found(call_or_error, _WHY) or FIRST),)
+    if told[-1].ended:
+        return told
+    return (*told[:-1], told[-1]._replace(ended=_ended(call_or_error)))  # it was under way when it was told of
 
 
 def _found(call_or_error: object, name: str) -> Any:
@@ -69,9 +77,21 @@ def _found(call_or_error: object, name: str) -> Any:
     return None
 
 
-def _ended(error: Any) -> str:
-    """Without waiting for anything: a stream of grpc's is an error too, from the start."""
-    if not isinstance(error, grpc.RpcError) or not getattr(error, "done", lambda: True)():
+def _ended(call_or_error: Any) -> str:
+    """The status' name; empty while it runs, and when it went well. Waits for nothing: a stream of grpc's is an error too, from the start,
+    and asyncio's answer questions by coroutines, which have nothing to wait for once the call is done."""
+    done = getattr(call_or_error, "done", None)
+    if not (isinstance(call_or_error, grpc.RpcError) if done is None else done()):
         return ""
-    code = error.code()
+    code = call_or_error.code()
+    if isinstance(code, Coroutine):
+        try:
+            code.send(None)
+        except StopIteration as stop:
+            code = stop.value
+        except Exception:  # noqa: BLE001 - an interceptor of the user raised something of its own
+            return ""
+        else:
+            code.close()
+            return ""
     return "" if code is None or code is grpc.StatusCode.OK else str(code.name)

@@ -11,6 +11,8 @@ import grpc
 from grpc import StatusCode
 
 from meshlb.call.call import Call
+from meshlb.call.infos import Infos
+from meshlb.core.hints import hinted
 from meshlb.core.outcome import Outcome
 from meshlb.core.policy import PickInfo
 from meshlb.core.subchannel import Attempt
@@ -68,19 +70,22 @@ class Multicallable(Inners):
         self.rules = connections.options.rules_of(name, connections.binding.config, per_try=self.replays)
         self.limited = connections.binding.config.limits.any
         judged = not connections.binding.config.outlier.ignores(name)
-        self._info = PickInfo(name, replays=self.replays and self.rules.retries, judged=judged)
+        info = PickInfo(name, replays=self.replays and self.rules.retries, judged=judged)
+        self.infos = Infos(info, connections.binding.config.hash.for_method(name))
         connections.add_holder(self)
 
     # --- deciding -----------------------------------------------------------------------------------------------------------
 
-    def new_call(self, arguments: Arguments, closed_text: str, started_s: float | None = None) -> Call:
-        """Fix the deadline: the shorter of the caller's and the service config's, from the moment the call began."""
+    def new_call(self, arguments: Arguments, closed_text: str, begun: Attempt | None = None) -> Call:
+        """Fix the deadline: the shorter of the caller's and the service config's, from the moment the call began. ``begun``: its
+        first attempt, where that was made without one."""
         wait_for_ready, defaults = arguments[4], self._defaults
-        now_s = self.connections.binding.clock.now_s() if started_s is None else started_s
+        now_s = self.connections.binding.clock.now_s() if begun is None else begun.started_s
         timeout_s = self.limit_s(arguments[1])
         try:
             view = self.connections.open()
             limits = self.connections.binding.limits
+            info = self.info_of(arguments[2]) if begun is None else begun.info
         except MeshError as error:
             raise rpc_error_of(error) from None
         except Exception as error:
@@ -91,13 +96,20 @@ class Multicallable(Inners):
         return Call(
             view,
             limits,
-            self._info,
+            info,
             deadline_s=None if timeout_s is None else now_s + timeout_s,
             wait_for_ready=waits,
             stream=self.stream,
             rules=self.rules,
             idempotent=self.rules.is_idempotent(arguments[2]),
         )
+
+    def info_of(self, metadata: Any) -> PickInfo:
+        """What the picks of a call are told that is invoked here and now."""
+        infos, view = self.infos, self.connections.open()
+        if view is None or (not infos.varies and hinted() is None):
+            return infos.plain
+        return infos.of(view, metadata)
 
     def limit_s(self, timeout: float | None) -> float | None:
         """How long a call may take that was given this timeout."""
@@ -158,7 +170,7 @@ class Multicallable(Inners):
         waits = self._defaults.wait_for_ready if arguments[4] is None else arguments[4]
         try:
             ours = waits or self.limited or (self.replays and (self.rules.may_retry(arguments[2]) or not self.rules.plain))
-            found = None if ours else self._pick_ready()
+            found = None if ours else self._pick_ready(arguments[2])
             if found is None:
                 call = self.new_call(arguments, CLOSED)
                 return self._pending.add(self, call, verb, arguments, at_once=bool(ours))
@@ -173,7 +185,7 @@ class Multicallable(Inners):
         if verb != "__call__" or not attempt.info.judged or not attempt.subchannel.watched:
             return self.start(attempt, inner, verb, arguments, arguments[1])
         try:
-            call = self.new_call(arguments, CLOSED, attempt.started_s)
+            call = self.new_call(arguments, CLOSED, attempt)
             return self._pending.begun(self, call, verb, arguments, (attempt, inner))
         except InternalError as error:
             internal = error
@@ -183,13 +195,14 @@ class Multicallable(Inners):
         self.end(attempt, CANCELLED)
         return self.over_stock(internal, verb, arguments)
 
-    def _pick_ready(self) -> tuple[Attempt, Any] | None:
+    def _pick_ready(self, metadata: Any) -> tuple[Attempt, Any] | None:
         view = self.connections.view
         if view is None:
             return None
         try:
+            info = self.info_of(metadata)
             for _ in range(MAX_STALE):
-                attempt = view.begin(self._info, self.stream)
+                attempt = view.begin(info, self.stream)
                 if attempt is None:
                     return None
                 inner = self.inner_for(attempt)

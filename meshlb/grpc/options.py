@@ -51,15 +51,15 @@ _NEVER_MS = INT_MAX - 1  # INT_MAX itself turns TCP_USER_TIMEOUT off, too
 
 
 class ChannelOptions:
-    """Parsed once a channel; immutable. ``policy`` is what the options ask for (None: nothing), in ``policy_of``'s terms."""
+    """Parsed once a channel; immutable. ``asked``: what the options ask for, as fields of a Config."""
 
-    __slots__ = ("_config", "_methods", "_shared", "_throttling", "_user", "policy", "stock_options")
+    __slots__ = ("_config", "_methods", "_shared", "_throttling", "_user", "asked", "stock_options")
 
     def __init__(self, stock_options: tuple[Option, ...]) -> None:
         self.stock_options = stock_options
         user = {text(key): value for key, value in stock_options}
         config = service_config.parsed(user.pop(service_config.OPTION, None))
-        self.policy = service_config.policy(config, user.pop(service_config.POLICY_NAME, None))
+        self.asked = service_config.asked(config, user.pop(service_config.POLICY_NAME, None))
         self._methods = service_config.methods(config)
         self._throttling = service_config.throttling(config)
         self._user = user
@@ -120,7 +120,7 @@ class ChannelOptions:
         return rules_of(config.retry, method, lifted, self._throttling, per_try=per_try)
 
     def __repr__(self) -> str:
-        return f"<ChannelOptions policy={self.policy!r} user={sorted(self._user)}>"
+        return f"<ChannelOptions asked={self.asked!r} user={sorted(self._user)}>"
 
 
 _NOTHING = MethodDefaults()

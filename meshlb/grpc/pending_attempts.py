@@ -237,14 +237,14 @@ class PendingAttempts:
         code = call.code()
         if code is StatusCode.OK:
             decisions.succeeded()
-            mark(call, endpoint, decisions.attempts(endpoint))
+            mark(call, endpoint, decisions.attempts(attempt))
             return False
         now_s = multicallable.connections.binding.clock.now_s()
         outcome = multicallable.outcome_of(attempt, call, self._timeout_s, now_s)
         if slow:
             failure: Failure | None = Failure(StatusCode.DEADLINE_EXCEEDED.name, lost=True, error=lambda: call)
         else:
-            mark(call, endpoint, decisions.attempts(endpoint, code.name))
+            mark(call, endpoint, decisions.attempts(attempt, code.name))
             failure = None if outcome is UNREACHABLE else multicallable.failure_of(decisions, attempt, call, now_s)
         if (outcome is not UNREACHABLE and failure is None) or not multicallable.can_be_sent_again(arguments):
             return False
@@ -295,8 +295,7 @@ class PendingAttempts:
         if first:
             self._decisions.succeeded()
             if self._attempt is not None:
-                endpoint = self._attempt.subchannel.endpoint
-                mark(call, endpoint, self._decisions.attempts(endpoint))
+                mark(call, self._attempt.subchannel.endpoint, self._decisions.attempts(self._attempt))
         return counts
 
     def _end(self, error: BaseException, *, cancelled: bool = False) -> bool:

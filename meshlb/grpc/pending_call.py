@@ -194,7 +194,7 @@ class PendingCall(PendingAttempts, grpc.Call, grpc.Future):  # type: ignore[misc
         call = self._call if self._call is not None else self._error
         if call is None:
             return self._decisions.attempts()
-        under_way = () if self.final else self._decisions.attempts(endpoint_of(call))
+        under_way = () if self.final else self._decisions.attempts(self._attempt)
         return under_way or attempts_of(call)
 
     def __repr__(self) -> str:

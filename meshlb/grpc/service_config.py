@@ -1,14 +1,13 @@
 """``grpc.service_config``: what meshlb itself does of it, and what is left for the channel of each endpoint.
 
-Taken over: the balancing policy (``loadBalancingConfig``, then ``loadBalancingPolicy``, then ``grpc.lb_policy_name``, as gRPC ranks
+Taken over: the balancing policy (lb_config.py; ``loadBalancingConfig``, then ``loadBalancingPolicy``, then ``grpc.lb_policy_name``, as gRPC ranks
 them), each method's ``waitForReady``, and its ``timeout`` for as long as a call waits for an endpoint. ``retryPolicy`` and
 ``retryThrottling`` are lifted to the pool, and the endpoints' channels do not get them: there, an attempt could only be repeated on the
 same pod, and attempts would multiply. ``perAttemptRecvTimeout`` counts as the time limit of one attempt of a unary call.
 ``hedgingPolicy`` is not supported, here as in gRPC's C-core, which ignores it; here that is said once, in the log.
 
 Spec: grpc/doc/service_config.md; gRFC A2 for the choice of policy; A6 for retries.
-Deviations: gRPC fails every call of a channel whose service config is malformed; here the channel is not even made. ``pick_first``
-is refused: who asks for it by name wants one endpoint, which is what an ordinary ``grpc`` channel gives. ``perAttemptRecvTimeout``
+Deviations: gRPC fails every call of a channel whose service config is malformed; here the channel is not even made. ``perAttemptRecvTimeout``
 needs no experimental argument beside it, and ends in DEADLINE_EXCEEDED (C-core: CANCELLED).
 """
 
@@ -21,6 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from meshlb.errors import ConfigError
+from meshlb.grpc import lb_config
 from meshlb.retry.settings import CODES, MethodRetry
 from meshlb.retry.throttle import Throttling
 
@@ -33,13 +33,6 @@ _POOLS_OWN_OF_METHODS = ("waitForReady", "retryPolicy", "hedgingPolicy")
 _log = logging.getLogger("meshlb.grpc")
 _said: list[bool] = []
 
-# gRPC's names to ours; a policy of its own that is not here has no counterpart yet.
-_POLICIES = {
-    "p2c": "p2c",
-    "round_robin": "round_robin",
-    "least_request": "least_request",
-    "least_request_experimental": "least_request",
-}
 _DURATION = re.compile(r"(\d+(?:\.\d{1,9})?)s")
 
 
@@ -88,40 +81,19 @@ def _objects(field: str, value: Any) -> list[dict[str, Any]]:
     return value
 
 
-def policy(config: Mapping[str, Any], name: Any) -> object | None:
-    """gRPC's order: loadBalancingConfig (the first known of the list), loadBalancingPolicy, the channel argument."""
+def asked(config: Mapping[str, Any], name: Any) -> dict[str, Any]:
+    """What it says of balancing, as fields of a Config, in gRPC's order: loadBalancingConfig (the first known of the list),
+    loadBalancingPolicy, the channel argument."""
     listed = config.get("loadBalancingConfig")
     if listed is not None:
-        return _first_known(listed)
+        return lb_config.first_known(listed)
     for field, value in ((f"{OPTION} loadBalancingPolicy", config.get("loadBalancingPolicy")), (POLICY_NAME, name)):
         if value is not None:
-            known = _POLICIES.get(text(value).lower() if isinstance(value, (str, bytes)) else "")
+            known = lb_config.by_name(text(value).lower()) if isinstance(value, (str, bytes)) else None
             if known is None:
-                raise fail(field, value, _known())
+                raise fail(field, value, lb_config.known())
             return known
-    return None
-
-
-def _first_known(listed: Any) -> object:
-    field = f"{OPTION} loadBalancingConfig"
-    if not isinstance(listed, list) or not all(isinstance(entry, dict) and len(entry) == 1 for entry in listed):
-        raise fail(field, listed, "must be a list of objects with one policy name each")
-    for entry in listed:
-        ((name, settings),) = entry.items()
-        known = _POLICIES.get(name)
-        if known is None:
-            continue
-        if known == "least_request" and isinstance(settings, dict) and "choiceCount" in settings:
-            count = settings["choiceCount"]
-            if isinstance(count, bool) or not isinstance(count, int) or count < 2:
-                raise fail(f"{field} {name} choiceCount", count, "must be a whole number >= 2")
-            return {"name": known, "choice_count": min(count, 10)}  # A48: above 10 is 10
-        return known
-    raise fail(field, [next(iter(entry)) for entry in listed], _known())
-
-
-def _known() -> str:
-    return f"meshlb has no such policy; it has {', '.join(sorted(set(_POLICIES.values())))}"
+    return {}
 
 
 def methods(config: Mapping[str, Any]) -> dict[tuple[str, str], MethodDefaults]:

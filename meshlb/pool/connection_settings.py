@@ -55,8 +55,9 @@ class Connection:
     ``max_age_s``: a connection that was there for about this long is replaced by a new one, which takes over as soon as it is ready
     (default 0: never; else at least 1). Calls under way finish on the old one.
     ``max_age_jitter_ratio``: by how much that time varies, to either side (default 0.1).
-    ``max_age_grace_s``: for how long streams may go on on a connection that was replaced; then they end with CANCELLED, which an asyncio
-    reader gets as grpc.aio's CancelledError (default 0: without limit). Unary calls always finish first.
+    ``max_age_grace_s``: for how long streams may go on on a connection that was replaced; then they end, in threads with
+    gRPC's CANCELLED, in asyncio with UNAVAILABLE, since grpc.aio's would look like a cancelled task (default 0: without limit). Unary calls
+    always finish first.
     """
 
     enabled: bool = True

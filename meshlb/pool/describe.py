@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from meshlb.core.connectivity import Connectivity
@@ -20,10 +20,17 @@ def describe(
     """Where it is from and how old, every endpoint with its state and why. A spare that is listed yet stands in two lists.
     ``more_of``: what else there is to say of one."""
     latest = snapshot.latest
-    word_of = state_words(snapshot)
+    stepped_back = {sub for view in views for sub in view.candidates if sub in snapshot.ejected}
+    word_of = state_words(snapshot, stepped_back)
 
     def described(subchannels: Iterable[Subchannel]) -> list[dict[str, Any]]:
-        return [{**_describe_one(sub, now_s, word_of(sub), views), **more_of(sub, now_s)} for sub in subchannels]
+        return [_described(sub) for sub in subchannels]
+
+    def _described(sub: Subchannel) -> dict[str, Any]:
+        more = more_of(sub, now_s)
+        if sub in stepped_back and "ejected" in more:
+            more = {**more, "ejected": {**more["ejected"], "state": "used nevertheless: no other is ready"}}
+        return {**_describe_one(sub, now_s, word_of(sub), views), **more}
 
     return {
         "source": snapshot.source,
@@ -56,8 +63,9 @@ def explain(snapshot: PoolSnapshot, picking_from: int, on_spare: bool, wanted: I
     return f"{known}, none connected: {said}{note}"
 
 
-def state_words(snapshot: PoolSnapshot) -> Callable[[Subchannel], str]:
-    """What becomes of an endpoint's calls, in a word or a few: ``status()`` and ``meshlb watch`` say the same."""
+def state_words(snapshot: PoolSnapshot, stepped_back: Collection[Subchannel] = ()) -> Callable[[Subchannel], str]:
+    """What becomes of an endpoint's calls, in a word or a few: ``status()`` and ``meshlb watch`` say the same. ``stepped_back``: ejected ones
+    that take traffic all the same, since no other is ready."""
     usable, spare, ejected = set(snapshot.eligible), set(snapshot.spare), snapshot.ejected
 
     def word_of(sub: Subchannel) -> str:
@@ -65,7 +73,7 @@ def state_words(snapshot: PoolSnapshot) -> Callable[[Subchannel], str]:
         if sub.fallback:
             return "fallback"
         if sub in ejected:
-            return "ejected"
+            return "usable, though ejected" if sub in stepped_back else "ejected"
         if sub in usable:
             return "usable, though terminating" if endpoint.terminating else "usable"
         if sub in spare:
@@ -89,8 +97,16 @@ def _describe_one(sub: Subchannel, now_s: float, state: str, views: Sequence[Vie
         "links": [view.describe_connection(sub) for view in views],
         "in_flight": len(sub.unary),
         "streams": len(sub.streams),
-        "load": round(len(sub.unary) + sub.metric.load(now_s), 3),
+        "load": _load(sub, now_s),
         "started": sub.started,
         "succeeded": sub.succeeded,
         "failed": sub.failed,
     }
+
+
+def _load(sub: Subchannel, now_s: float) -> float | None:
+    """None where a metric of the user's own gives none."""
+    try:
+        return round(len(sub.unary) + sub.metric.load(now_s), 3)
+    except Exception:  # noqa: BLE001 - whatever it raises, the rest shall be shown
+        return None

@@ -23,15 +23,19 @@ from dataclasses import replace
 from typing import Any
 
 from meshlb.core.clock import Clock, Lock, Rng
+from meshlb.core.connectivity import Connectivity
 from meshlb.core.endpoint import NO_PLACE, EndpointSet
 from meshlb.core.outcome import Outcome
 from meshlb.core.policy import Picker, Policy
-from meshlb.core.subchannel import Subchannel
+from meshlb.core.report import LoadReport
+from meshlb.core.subchannel import Attempt, Subchannel
 from meshlb.errors import ResolveError
 from meshlb.health.locality import Locality
 from meshlb.health.outlier import Outlier
 from meshlb.health.slow_start import SlowStart
+from meshlb.health.subset import Subset, Subsetting
 from meshlb.limit.gate import Gate
+from meshlb.load.weight import Weight
 from meshlb.pool.alarm import Alarm
 from meshlb.pool.balancer import Balancer
 from meshlb.pool.describe import describe
@@ -64,6 +68,9 @@ class Pool:
         outlier: Outlier = Outlier(mode="off"),  # noqa: B008 - immutable
         slow_start: SlowStart = SlowStart(),  # noqa: B008
         locality: Locality = Locality(),  # noqa: B008
+        weight: Weight = Weight(),  # noqa: B008
+        subset: Subset = Subset(),  # noqa: B008
+        affinity: bool = False,
         max_in_flight: int = 0,
         on_listener_error: Callable[[Exception], None] | None = None,
     ) -> None:
@@ -72,8 +79,10 @@ class Pool:
 
         ``mass_removal_spare_s``: how long those stay connected that were lost with most of the pool, 0: no longer than others.
 
-        ``outlier``, ``slow_start`` and ``locality`` are off unless they say otherwise. ``max_in_flight``: how many live attempts one endpoint
-        may have, 0: any number.
+        ``outlier``, ``slow_start``, ``locality``, ``weight`` and ``subset`` are off unless they say otherwise. ``max_in_flight``: how many
+        live attempts one endpoint may have, 0: any number.
+
+        ``affinity``: a Service's ClientIP affinity is kept (``EndpointSet.affinity_s``).
 
         ``on_listener_error`` hears, in any thread, what a view's listener raised; without one it is raised to whoever caused it.
         """
@@ -89,12 +98,22 @@ class Pool:
         self._lock = new_lock()
         # Not a WeakSet: its callbacks may run in one thread while another iterates.
         self._views: list[weakref.ref[View]] = []
-        self._lines: tuple[Gate, ...] = ()  # of those of them that have one
+        self.lines: tuple[Gate, ...] = ()  # of those of them that have one
         self.balancer = Balancer(
-            target, policy, rng, outlier=outlier, slow_start=slow_start, locality=locality, max_in_flight=max_in_flight
+            target,
+            policy,
+            rng,
+            outlier=outlier,
+            slow_start=slow_start,
+            locality=locality,
+            weight=weight,
+            affinity=affinity,
+            max_in_flight=max_in_flight,
         )
         self._news: deque[tuple[Subchannel, Outcome, float, float]] = deque()  # attempts that ended and were not considered yet
-        self._roster = Roster(policy.new_metric, mass_removal_spare_s)
+        self._roster = Roster(
+            policy.new_metric, mass_removal_spare_s, Subsetting(subset, int(rng.random() * 2.0**64)) if subset.size else None
+        )
         self._alarm = Alarm()
         self._woken = False  # a tick was asked for, to consider them
         self._warned_s = float("-inf")
@@ -108,7 +127,7 @@ class Pool:
         with self._lock:
             update = self._roster.update(latest, now_s)
             self._consider_locked()
-            self.balancer.know(self._roster.snapshot.eligible, now_s)
+            self.balancer.know(latest, self._roster.snapshot.eligible, now_s)
             views = self._arrange_locked(update.forgotten, rebuild=True)
             self._wake_when_due_locked(self._roster.leavers.due_s(), now_s)
         self.tell(views)
@@ -162,7 +181,7 @@ class Pool:
         with self._lock:
             self._views.append(weakref.ref(view))
             if isinstance(view, LimitedView):
-                self._lines = (*self._lines, view.line)
+                self.lines = (*self.lines, view.line)
             view.refresh_locked(self.snapshot)
         return view
 
@@ -216,11 +235,20 @@ class Pool:
                 self._lock.release()
             self.tell(views)
 
+    def on_report(self, subchannel: Subchannel, report: LoadReport) -> None:
+        """An endpoint said how loaded it is. Any thread, no lock; nothing where nobody asks for reports."""
+        if self.balancer.capacities is not None:
+            self.balancer.capacities.on_report(subchannel, report, self._clock.now_s())
+
+    def was_probe(self, attempt: Attempt) -> bool:
+        """Was it sent to an endpoint that was ejected, to see whether that serves again? Any thread, no lock."""
+        ejector = self.balancer.ejector
+        return ejector is not None and ejector.was_probe(attempt.subchannel, attempt.started_s)
+
     def knock(self) -> None:
         """An attempt ended where endpoints are limited: the first of each line looks whether there is room now. Any thread, no lock."""
-        for line in self._lines:
-            if not line.open:
-                line.knock()
+        for line in self.lines:
+            line.knock()
 
     def new_picker(self, candidates: Sequence[Subchannel], probes: Sequence[Subchannel]) -> Picker:
         """Under the lock; n >= 1 candidates."""
@@ -240,6 +268,12 @@ class Pool:
                     raised = raised or error
         if raised is not None:
             raise raised
+
+    def connected_locked(self, view: View, subchannel: Subchannel) -> None:
+        """Where reports count: this view's connection came up, and if no other view has one, another process may answer there now."""
+        others = (other for other in self._live_views() if other is not view)
+        if self.balancer.capacities is not None and not any(other.state_of(subchannel) is Connectivity.READY for other in others):
+            self.balancer.capacities.on_connected(subchannel)
 
     def wake_locked(self, due_s: float, now_s: float) -> None:
         """A view wants a tick at ``due_s``; asked for only if none is expected by then."""
@@ -299,7 +333,7 @@ class Pool:
         views = [view for ref in self._views if (view := ref()) is not None and not view.closed]
         if len(views) < len(self._views):
             self._views = [weakref.ref(view) for view in views]
-            self._lines = tuple([view.line for view in views if isinstance(view, LimitedView)])
+            self.lines = tuple([view.line for view in views if isinstance(view, LimitedView)])
         return views
 
     def __repr__(self) -> str:

@@ -16,6 +16,7 @@ from meshlb.core.endpoint import EndpointSet
 from meshlb.core.policy import LoadMetric
 from meshlb.core.subchannel import Subchannel
 from meshlb.health.selection import eligible
+from meshlb.health.subset import Subsetting
 from meshlb.pool.leavers import Leavers, MassRemoval
 from meshlb.pool.reconcile import Plan, reconcile
 from meshlb.pool.snapshot import Change, PoolSnapshot
@@ -34,10 +35,11 @@ class Update(NamedTuple):
 class Roster:
     """See the module head. ``snapshot`` is what is known now."""
 
-    def __init__(self, new_metric: Callable[[float], LoadMetric], spare_s: float) -> None:
+    def __init__(self, new_metric: Callable[[float], LoadMetric], spare_s: float, subsetting: Subsetting | None = None) -> None:
         self.snapshot = PoolSnapshot()
         self.leavers = Leavers(spare_s)
         self._new_metric = new_metric
+        self._subsetting = subsetting
         self._by_endpoint: dict[int, Subchannel] = {}  # all that are known, by the id of their endpoint
         self._ending: tuple[Subchannel, ...] = ()  # serve while they terminate, and are not the last resort
 
@@ -109,6 +111,10 @@ class Roster:
         ending: tuple[Subchannel, ...] = ()
         if len(chosen) < len(listed):
             usable = tuple(map(self._by_endpoint.__getitem__, map(id, chosen)))
+        left_out: frozenset[Subchannel] = frozenset()
+        if self._subsetting is not None:
+            fit, usable = usable, self._subsetting.choose(usable)
+            left_out = frozenset(fit).difference(usable)
         known = set(usable)
         if len(usable) < len(listed):
             ending = tuple([sub for sub in listed if sub not in known and sub.endpoint.serving and sub.endpoint.terminating])
@@ -116,7 +122,10 @@ class Roster:
         self.snapshot = PoolSnapshot(listed, usable, fallback=fallback, latest=latest, updated_s=now_s)
         known.update(fallback)
         unlisted = [sub for sub in removed if sub not in replaced]
-        return self.leavers.update(now_s, old.eligible, known, unlisted, replaced)
+        before = old.eligible
+        if left_out:  # nothing is wrong with them: they are neither missed nor kept connected
+            before = tuple([sub for sub in before if sub not in left_out])
+        return self.leavers.update(now_s, before, known, unlisted, replaced)
 
     def _drop_endpoints(self, forgotten: Iterable[Subchannel]) -> None:
         """Before anything is looked up again: an id may be another object's by then, and the same object another's endpoint."""

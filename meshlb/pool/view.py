@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 IDLE = Connectivity.IDLE
 CONNECTING = Connectivity.CONNECTING
+READY = Connectivity.READY
 TRANSIENT_FAILURE = Connectivity.TRANSIENT_FAILURE
 SUCCESS = Outcome.SUCCESS
 CANCELLED = Outcome.CANCELLED
@@ -161,6 +162,11 @@ class View:
         are connected, those that linger or are a spare."""
         return self._choice.wanted
 
+    @property
+    def candidates(self) -> tuple[Subchannel, ...]:
+        """Those that take traffic now."""
+        return self._choice.candidates
+
     def unready(self) -> list[Subchannel]:
         """Those of ``wanted()`` that are not READY, as far as this view has heard."""
         choice = self._choice
@@ -245,6 +251,8 @@ class View:
             if old is None:
                 continue
             failed = failed or state is TRANSIENT_FAILURE
+            if state is READY and self.pool.balancer.capacities is not None:
+                self.pool.connected_locked(self, subchannel)
             # Between these two nothing depends on which: a large pool that connects need not choose anew each time.
             matters = matters or not (old in _STARTING and state in _STARTING)
         if failed:

@@ -12,6 +12,8 @@ import pytest
 import meshlb.grpc
 import meshlb.grpc.aio
 from meshlb.core.endpoint import Endpoint
+from meshlb.core.outcome import Outcome
+from meshlb.core.policy import PickInfo
 from tests.support.channels import PATIENCE_S, unused_port
 from tests.support.flaky import CALLERS, STREAMS, Seen, caller, failing, flaky_servers
 
@@ -88,6 +90,47 @@ def test_a_call_that_went_well_at_once_tells_of_one_attempt(kind: str) -> None:
         failed = channel.call(fields={"fail_code": Code.NOT_FOUND.value[0]})
         if kind != "aio-stream":  # grpc's own object, and its error knows nothing of it
             assert told(failed.error) == [("pod-0", "NOT_FOUND", "first")]
+        if failed.call is not None:
+            assert told(failed.call) == [("pod-0", "NOT_FOUND", "first")]
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_a_stream_that_fails_in_its_middle_says_so_of_its_last_attempt(kind: str) -> None:
+    """It was under way when the one before was told of."""
+    with flaky_servers(2, failing(1)) as (pods, log), caller(kind, pods, retry=IDEMPOTENT) as channel:
+        ended = channel.call(count=2, fields={"fail_code": Code.INTERNAL.value[0]})
+        assert (ended.code, len(ended.replies)) == (Code.INTERNAL, 2)
+        assert told(ended.call) == [(log.pods[0], "UNAVAILABLE", "first"), (log.pods[1], "INTERNAL", "idempotent")]
+
+
+@pytest.mark.parametrize("retry", ["on", IDEMPOTENT], ids=["on", "idempotent"])
+@pytest.mark.parametrize("serves", [True, False])
+@pytest.mark.parametrize("kind", CALLERS)
+def test_the_probe_of_an_ejected_endpoint_is_called_one(kind: str, serves: bool, retry: Any) -> None:
+    """However it ends; from the call, if its caller was given one, or from its error. What follows it is made for another reason."""
+    bad = ""
+
+    def script(seen: Seen, context: grpc.ServicerContext) -> None:
+        if seen.pod == bad and not serves:
+            context.abort(Code.UNAVAILABLE, "not yet")
+
+    outlier = {"base_ejection_s": 0.01, "ejection_jitter_ratio": 0.0}
+    with flaky_servers(2, script) as (pods, _), caller(kind, pods, retry=retry, outlier=outlier) as channel:
+        binding = channel.binding
+        (view,) = binding.pool._live_views()
+        sick = binding.pool.snapshot.eligible[0]
+        bad = sick.endpoint.name
+        while sick not in binding.pool.snapshot.ejected:
+            attempt = view.begin(PickInfo("/shop.Orders/Get"))
+            view.end(attempt, Outcome.FAILURE if attempt.subchannel is sick else Outcome.SUCCESS)
+        given_up_s, probes = time.monotonic() + PATIENCE_S, list[Any]()
+        while not probes and time.monotonic() < given_up_s and sick in binding.pool.snapshot.ejected:
+            ended = channel.call()
+            probes = [tried for tried in told(ended.call or ended.error) if tried[2] == "probe"]
+    if kind == "fast" and (serves or retry != "on"):  # it returns the answer alone
+        assert probes == []
+    else:
+        assert probes == [(bad, "" if serves else "UNAVAILABLE", "probe")]
 
 
 def test_both_modules_have_the_same_function() -> None:

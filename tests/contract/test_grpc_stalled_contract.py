@@ -67,10 +67,15 @@ def test_a_deadline_that_passed_while_the_gil_was_held_is_nobodys_failure(kind: 
 @pytest.mark.parametrize("kind", CALLERS)
 def test_a_deadline_that_is_heard_of_in_time_is_the_endpoints_failure(kind: str, retry: object) -> None:
     """A frozen pod shows in no other way."""
-    with flaky_servers(1, Pod()) as (pods, _), caller(kind, pods, retry=retry) as channel:
-        ended = channel.call(timeout=PATIENCE_S if isinstance(retry, dict) and "per_try_timeout_s" in retry else TIMEOUT_S)
-        assert ended.code is Code.DEADLINE_EXCEEDED
-        assert [(sub.started, sub.failed) for sub in channel.binding.subchannels] == [(1, 1)]
+    for _ in range(10):  # a busy machine may stall this process, too
+        with flaky_servers(1, Pod()) as (pods, _), caller(kind, pods, retry=retry) as channel:
+            ended = channel.call(timeout=PATIENCE_S if isinstance(retry, dict) and "per_try_timeout_s" in retry else TIMEOUT_S)
+            assert ended.code is Code.DEADLINE_EXCEEDED
+            (sub,) = channel.binding.subchannels
+            assert sub.started == 1
+            if sub.failed == 1:
+                return
+    raise AssertionError("never counted as its failure")
 
 
 @pytest.mark.parametrize("kind", ["aio", "aio-stream"])

@@ -419,7 +419,7 @@ def test_mistakes_are_told_where_the_channel_is_made() -> None:
         with pytest.raises(ConfigError, match="bad target"):
             meshlb.grpc.aio.insecure_channel("orders..shop", mesh=mesh)
         with pytest.raises(ConfigError, match="lb_policy_name"):
-            meshlb.grpc.aio.insecure_channel("orders.shop:1", [("grpc.lb_policy_name", "pick_first")], mesh=mesh)
+            meshlb.grpc.aio.insecure_channel("orders.shop:1", [("grpc.lb_policy_name", "grpclb")], mesh=mesh)
         with pytest.raises(ValueError, match="Interceptor"):
             meshlb.grpc.aio.insecure_channel("orders.shop:1", interceptors=[object()], mesh=mesh)
         with pytest.raises(ConfigError, match="credentials"):

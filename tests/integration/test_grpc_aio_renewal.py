@@ -6,7 +6,7 @@ import asyncio
 import gc
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 import pytest
 
+import meshlb.grpc
 from tests.support.ageing import ageing, impatient_servers, proxied
 from tests.support.aio import Bench, bench, eventually
 from tests.support.channels import request
@@ -116,23 +117,88 @@ def test_a_stream_finishes_on_the_connection_that_it_began_on(run: Run, proxies:
     run(case())
 
 
-def test_a_stream_may_be_given_a_limit_and_a_unary_call_is_never_cut_short(run: Run, proxies: list[CountingProxy]) -> None:
-    """Both are on a connection that is replaced: the unary call ends well, and then, long after its grace, the stream is cancelled."""
+async def _requests() -> AsyncIterator[Any]:
+    for number in range(1000):
+        yield request(str(number))
+        await asyncio.sleep(0.05)
+
+
+async def _iterate(stream: Any) -> None:
+    async for _ in stream:
+        pass
+
+
+async def _read(stream: Any) -> None:
+    while await stream.read() is not grpc.aio.EOF:
+        pass
+
+
+async def _await(stream: Any) -> None:
+    await stream
+
+
+STREAMS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Coroutine[Any, Any, None]]]] = {
+    "iterated": (lambda stub: stub.Watch(request(count=1000, interval_s=0.05)), _iterate),
+    "read": (lambda stub: stub.Watch(request(count=1000, interval_s=0.05)), _read),
+    "both ways": (lambda stub: stub.Chat(_requests()), _iterate),
+    "of requests": (lambda stub: stub.Collect(_requests()), _await),
+}
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_a_stream_may_be_given_a_limit_and_a_unary_call_is_never_cut_short(
+    run: Run, proxies: list[CountingProxy], kind: str
+) -> None:
+    """Both are on a connection that is replaced: the unary call ends well, and then, long after its grace, the stream ends with an error
+    that says why, and not as if its reader had been cancelled."""
 
     async def case() -> None:
+        begin, use = STREAMS[kind]
         async with renewing(proxies[0], max_age_grace_s=0.2) as channel:
             await channel.ready(1)
-            stream = channel.stub.Watch(request(count=1000, interval_s=0.05))
+            began_s, stream = time.monotonic(), begin(channel.stub)
             call = channel.stub.Get(request(delay_s=2.5))
-            messages = 0
-            with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
-                async for _ in stream:
-                    messages += 1
-            assert messages > 40
-            assert await stream.code() is grpc.StatusCode.CANCELLED
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                await use(stream)
+            assert time.monotonic() - began_s > 2.0
+            assert (ended.value.code(), await stream.code()) == (grpc.StatusCode.UNAVAILABLE,) * 2
+            assert str(ended.value.details()).endswith(", which was renewed, by connection.max_age_grace_s=0.2")
+            assert meshlb.grpc.attempts_of(stream)[0].ended == "UNAVAILABLE"
             assert call.done()
             assert (await call).pod == "pod-0"
             assert sum(sub.failed for sub in channel.binding.subchannels) == 0
+
+    run(case())
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+@pytest.mark.parametrize("task", [False, True])
+def test_a_stream_that_its_caller_cancels_is_cancelled_also_when_its_time_is_over(
+    run: Run, proxies: list[CountingProxy], kind: str, task: bool
+) -> None:
+    """By itself, or by its reader's task; in the very moment in which its connection is closed, too."""
+
+    async def case() -> None:
+        begin, use = STREAMS[kind]
+        async with renewing(proxies[0], max_age_grace_s=0.2) as channel:
+            await channel.ready(1)
+            stream, begun = begin(channel.stub), list[bool]()
+
+            async def read() -> None:
+                begun.append(True)
+                await use(stream)
+
+            reader = asyncio.ensure_future(read())
+            await eventually(lambda: begun and any(sub.streams for sub in channel.binding.subchannels), "it is on its way")
+            for connection in channel.driver.by_subchannel.values():
+                connection.outlived = True
+            if task:
+                reader.cancel()
+            else:
+                stream.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reader
+            assert not any(sub.streams for sub in channel.binding.subchannels)
 
     run(case())
 

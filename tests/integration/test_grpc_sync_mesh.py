@@ -79,7 +79,7 @@ def test_a_secure_channel_verifies_the_target(mesh: Mesh) -> None:
 def test_the_operator_turns_it_off(environ: dict[str, str]) -> None:
     """grpc's own channel for the original name, with the options as they were, whatever meshlb thinks of them."""
     with echo_servers(1) as (server,), Mesh(environ=environ) as mesh:
-        options = [("grpc.lb_policy_name", "pick_first")]
+        options = [("grpc.lb_policy_name", "grpclb")]
         with meshlb.grpc.insecure_channel(f"localhost:{server.port}", options, mesh=mesh) as channel:
             assert not isinstance(channel, Channel)
             assert echo_pb2_grpc.EchoStub(channel).Get(request(), timeout=PATIENCE_S).pod == "pod-0"
@@ -111,7 +111,7 @@ def test_credentials_that_are_none_are_refused(mesh: Mesh) -> None:
 def test_a_policy_of_the_options_counts_as_an_argument(mesh: Mesh) -> None:
     """And a wrong one is refused where it is named."""
     with pytest.raises(ConfigError, match="no such policy"):
-        meshlb.grpc.insecure_channel("orders:80", [("grpc.lb_policy_name", "ring_hash")], mesh=mesh)
+        meshlb.grpc.insecure_channel("orders:80", [("grpc.lb_policy_name", "grpclb")], mesh=mesh)
 
 
 def test_replacing_grpcs_own_function_does_not_turn_in_circles(

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from meshlb._proto import echo_pb2, echo_pb2_grpc
-from meshlb.balance.registry import policy_of
+from meshlb.balance.registry import PolicyConfig, policy_of
 from meshlb.call.call import CallLimits
 from meshlb.config import Config
 from meshlb.core.endpoint import Endpoint, EndpointSet
@@ -92,7 +92,8 @@ class LooseBinding:
         self,
         target: str = "orders.shop:50051",
         *,
-        policy: str = "round_robin",
+        policy: str | PolicyConfig = "round_robin",
+        hash_keys: Any = "on",
         loop: Loop | None = None,
         first_answer_timeout_s: float = 5.0,
         connect_timeout_s: float = 3.0,
@@ -101,6 +102,7 @@ class LooseBinding:
         connection: str | Mapping[str, Any] = "on",
         limits: str | Mapping[str, Any] = "off",
         outlier: str | Mapping[str, Any] = "off",
+        weight: str | Mapping[str, Any] = "static",
     ) -> None:
         self.target = Target.parse(target)
         self.config = Config(
@@ -110,6 +112,8 @@ class LooseBinding:
             connection=connection,
             limits=limits,
             outlier=outlier,
+            hash=hash_keys,
+            weight=weight,
         )
         self.off = False
         self.stock_target = stock_target or target
@@ -133,6 +137,7 @@ class LooseBinding:
             wake=self._wake,
             fallback_after_s=self.config.connect_timeout_s / 3,
             outlier=self.config.outlier,
+            weight=self.config.weight,
             max_in_flight=self.config.limits.max_in_flight_per_endpoint if self.config.limits.enabled else 0,
         )
         self.gates = Gates(self.config.limits, threading.Lock) if self.config.limits.any else None

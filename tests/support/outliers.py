@@ -12,6 +12,7 @@ from meshlb.core.outcome import Outcome
 from meshlb.core.subchannel import Subchannel
 from meshlb.health.ejection import Ejector
 from meshlb.health.outlier import Outlier
+from meshlb.health.relative import MOST_PICKS
 from meshlb.load.in_flight import LiveOnly
 
 FAILURE = Outcome.FAILURE
@@ -78,7 +79,10 @@ class Field:
     def probing(self) -> set[int]:
         return {self.subs.index(sub) for sub in self.ejector.probing}
 
-    def claim(self, i: int) -> bool:
+    def claim(self, i: int, *, busy: bool = True) -> bool:
+        """By one of many calls, or by one after a pause."""
+        for sub in self.subs:
+            sub.started += MOST_PICKS if busy else 0
         return self.ejector.claim(self.subs[i], self.now_s)
 
     def eject(self, i: int) -> None:
@@ -112,4 +116,5 @@ def traffic(field: Field, ratios: list[float], rate_hz: float, seconds: float, r
         sub = probe or rng.choice([sub for sub in field.subs if sub not in ejector.out])
         i = field.subs.index(sub)
         served[i] += 1
+        sub.started += 1
         field.end(i, FAILURE if rng.random() < ratios[i] else SUCCESS)

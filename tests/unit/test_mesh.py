@@ -69,9 +69,9 @@ def test_the_operator_overrules_the_code_and_the_environment_only_fills_gaps() -
     with Mesh(environ={"MESHLB_POLICY": "round_robin"}) as mesh:
         assert mesh.bind(STATIC).config.policy.name == "round_robin"
         assert mesh.bind(STATIC, meshlb.Config(policy="least_request")).config.policy.name == "least_request"
-        assert mesh.bind(STATIC, policy="p2c").config.policy.name == "p2c"
+        assert mesh.bind(STATIC, asked={"policy": "p2c"}).config.policy.name == "p2c"
     with Mesh(environ={"MESHLB_FORCE_POLICY": "round_robin"}) as mesh:
-        assert mesh.bind(STATIC, meshlb.Config(policy="least_request"), policy="p2c").config.policy.name == "round_robin"
+        assert mesh.bind(STATIC, meshlb.Config(policy="least_request"), asked={"policy": "p2c"}).config.policy.name == "round_robin"
 
 
 def test_mode_off_is_told_by_the_binding_for_all_or_for_some_targets() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 import meshlb
+from meshlb.core.hints import hints
 from meshlb.mesh import Mesh
 from meshlb.picks import TargetPool
 from tests.support.aio import eventually
@@ -265,3 +266,37 @@ def test_picks_for_a_method_that_ejection_ignores_do_not_count(mesh: Mesh, metho
             raise RuntimeError
     (described,) = mesh.status()["pools"].values()
     assert sum(one["failed"] for one in described["endpoints"]) == (0 if method == "/shop.Orders/Report" else 6)
+
+
+@pytest.mark.parametrize("policy", ["ring_hash", "session"])
+async def test_picks_with_one_key_get_one_endpoint(mesh: Mesh, policy: str) -> None:
+    """From threads and from tasks, whether the pick is given the key or a hint is; and the pick's own word counts."""
+    pool = mesh.pool(TARGET, meshlb.Config(policy=policy))
+
+    def own(key: str | int | bytes) -> str:
+        with pool.pick(timeout_s=5, hash_key=key) as endpoint:
+            return endpoint.address
+
+    placed = {key: own(key) for key in ("a", "b", "c", "d", "e", "f", "g", "h", "7")}
+    assert len(set(placed.values())) > 1
+    assert own(7) == own(b"7") == placed["7"]
+    for key, address in placed.items():
+        with hints(hash_key=key):
+            async with pool.pick(timeout_s=5) as endpoint:
+                assert endpoint.address == address
+            assert own("a") == placed["a"]
+
+
+def test_a_pick_avoids_whom_a_hint_excludes(mesh: Mesh) -> None:
+    """While another is there."""
+    pool = mesh.pool(TARGET)
+    with hints(exclude=["10.0.0.1:80", "10.0.0.2:80"]):
+        for _ in range(20):
+            with pool.pick(timeout_s=5) as endpoint:
+                assert endpoint.address == "10.0.0.3:80"
+
+
+def test_a_key_of_another_type_is_refused_before_the_block(mesh: Mesh) -> None:
+    """By name."""
+    with pytest.raises(TypeError, match=r"pick: hash_key=1\.5: must be str, bytes or int"):
+        mesh.pool(TARGET).pick(hash_key=1.5)  # type: ignore[arg-type]

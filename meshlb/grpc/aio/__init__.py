@@ -74,6 +74,6 @@ def _channel(target: str, options: Options | None, parts: Parts, config: Config 
     if binding.off:  # what meshlb thinks of the options does not matter then
         return StockChannel(lambda: parts.channel(binding.stock_target, given))
     parsed = ChannelOptions.of(given)
-    if parsed.policy is not None:
-        binding = used.bind(target, config, policy=parsed.policy)
+    if parsed.asked:
+        binding = used.bind(target, config, asked=parsed.asked)
     return Channel(binding, parsed, parts)

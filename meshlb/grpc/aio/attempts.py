@@ -13,6 +13,10 @@ or with its loop.
 
 ``per_try_timeout_s`` of a stream of answers is no deadline of grpc's, since the stream may last. It limits how long a caller waits for the
 first message of one attempt (``first_message``): what comes too late is cancelled, and ended as a deadline would end it.
+
+A stream that outlives ``connection.max_age_grace_s`` is cancelled by meshlb, not by its caller, who would get a CancelledError as if he had
+been himself. grpc.aio gives its own calls no other end; one of ours ends with UNAVAILABLE and says why, so where there is such a limit
+every stream is one.
 """
 
 from __future__ import annotations
@@ -59,6 +63,7 @@ class BalancedAttempts(ABC):
     _last: tuple[Any, Attempt] | None = None  # grpc's call before this one
     _given_s: float | None = None  # the time that this attempt was given, where it is not the call's own
     _slow: Any = None  # grpc's call that was given up because its first message did not come
+    _cancelled = False  # by its caller
     _told = False  # how the attempt that was the last one ended is in the story
     _committed = False  # the caller has seen something of the answer
     _answered = False  # a message of a stream came
@@ -181,7 +186,7 @@ class BalancedAttempts(ABC):
             call = self._call = Call(
                 driver.view,
                 driver.limits,
-                multi.info,
+                multi.info_of(driver, self._metadata) if self._attempt is None else self._attempt.info,
                 deadline_s=None if timeout_s is None else started_s + timeout_s,
                 wait_for_ready=self._waits_for_ready(),
                 stream=multi.stream,
@@ -246,8 +251,10 @@ class BalancedAttempts(ABC):
             self._told = delay_s is None
         if delay_s is None:
             driver.end(connection, attempt, outcome)
-            if slow:
-                self._inner = Unsent(self._slow_error(attempt))
+            outlived = connection.outlived and outcome is _CANCELLED and not self._cancelled
+            if slow or outlived:  # grpc.aio's object would raise CancelledError
+                self._slow = inner
+                self._inner = Unsent(self._slow_error(attempt) if slow else self._outlived_error(attempt))
                 self._wake()
             return False
         self._last = (inner, attempt)
@@ -309,6 +316,11 @@ class BalancedAttempts(ABC):
         limit = f"per_try_timeout_s={self._multi.first_message_s:g}"
         said = f"no answer of {endpoint.name or endpoint.address} within {limit}"
         return aio_rpc_error_of(DeadlineExceededError(str(self._driver.binding.target), said))
+
+    def _outlived_error(self, attempt: Attempt) -> grpc.aio.AioRpcError:
+        endpoint, grace = attempt.subchannel.endpoint, f"connection.max_age_grace_s={self._multi.graced:g}"
+        said = f"the stream outlived its connection to {endpoint.name or endpoint.address}, which was renewed, by {grace}"
+        return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), said)
 
     # --- its end ----------------------------------------------------------------------------------------------------------
 

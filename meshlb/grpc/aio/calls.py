@@ -21,8 +21,9 @@ from typing import Any
 
 import grpc.aio
 
-from meshlb.call.story import Tried
+from meshlb.call.story import Tried, why_first
 from meshlb.core.endpoint import Endpoint
+from meshlb.core.subchannel import Attempt
 from meshlb.grpc.aio.attempts import BalancedAttempts
 from meshlb.grpc.marks import mark
 
@@ -105,9 +106,13 @@ class BalancedCall(BalancedAttempts):
     # --- what grpc's calls have -------------------------------------------------------------------------------------------
 
     @property
+    def _meshlb_attempt(self) -> Attempt | None:
+        return self._attempt if self._attempt is not None or self._last is None else self._last[1]
+
+    @property
     def _meshlb_endpoint(self) -> Endpoint | None:
         """For ``endpoint_of``: where the call went last; None before it went anywhere."""
-        attempt = self._attempt if self._attempt is not None or self._last is None else self._last[1]
+        attempt = self._meshlb_attempt
         return None if attempt is None else attempt.subchannel.endpoint
 
     @property
@@ -115,15 +120,21 @@ class BalancedCall(BalancedAttempts):
         """For ``attempts_of``; empty while there is no more to tell than that."""
         return self._attempts("")
 
+    @property
+    def _meshlb_why(self) -> str:
+        attempt = self._meshlb_attempt
+        return "" if attempt is None else why_first(self._driver.view.pool, attempt)
+
     def _attempts(self, ended: str) -> tuple[Tried, ...]:
         """``ended``: the last one, if that was not told."""
         if self._call is None:
             return ()
-        return self._call.attempts(None if self._told else self._meshlb_endpoint, ended)
+        return self._call.attempts(None if self._told else self._meshlb_attempt, ended)
 
     def cancel(self) -> bool:
         if self._finished:
             return False
+        self._cancelled = True
         if self._inner is not None:
             cancelled: bool = self._inner.cancel()
             return cancelled
@@ -171,7 +182,7 @@ class BalancedCall(BalancedAttempts):
         await self._do("wait_for_connection")
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._multi.info.method}: {self._inner!r}>"
+        return f"<{type(self).__name__} {self._multi.infos.plain.method}: {self._inner!r}>"
 
 
 def _is_cancelled() -> bool:

@@ -28,12 +28,13 @@ STATES: Final = {
 
 
 class Connection:
-    """One real channel. ``seen_s`` is when it was last seen ready, ``since_s`` when its state changed, ``live`` what it carries.
+    """One real channel. ``seen_s`` is when it was last seen ready, ``since_s`` when its state changed, ``live`` what it carries;
+    ``outlived``: it was replaced, and is closed now since its streams' grace is over.
 
     ``ready_s`` and ``renew_s``: see ``pool/renewal.py``. ``why``: what gRPC last said of it after it failed, where it is asked.
     """
 
-    __slots__ = ("_asked_s", "channel", "live", "ready_s", "renew_s", "seen_s", "since_s", "state", "subchannel", "why")
+    __slots__ = ("_asked_s", "channel", "live", "outlived", "ready_s", "renew_s", "seen_s", "since_s", "state", "subchannel", "why")
 
     def __init__(self, subchannel: Subchannel, channel: grpc.aio.Channel, now_s: float) -> None:
         self.subchannel = subchannel
@@ -46,6 +47,7 @@ class Connection:
         self.renew_s = math.inf
         self._asked_s = -math.inf
         self.why = ""
+        self.outlived = False
 
     def is_ready(self, now_s: float) -> bool:
         """At this moment, or ``FRESH_S`` ago."""

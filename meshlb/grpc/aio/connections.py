@@ -77,6 +77,7 @@ class Connections:
         self._timer: asyncio.TimerHandle | None = None
         self._looked_s = now_s()
         self._ended = False
+        self.on_look: Callable[[], None] | None = None  # who goes by what is connected
 
     def __iter__(self) -> Iterator[Connection]:
         """Those that are wanted, about to be, or still drain."""
@@ -196,6 +197,7 @@ class Connections:
         done, close = self._renewals.let_go(now_s)
         self._forget(done)
         for connection in close:
+            connection.outlived = True
             task = self._loop.create_task(connection.channel.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
@@ -265,6 +267,8 @@ class Connections:
             self._renew(self._looked_s)
             self._let_replaced_go(self._looked_s)
             self._forget_drained(self._looked_s)
+            if self.on_look is not None:
+                self.on_look()
         finally:
             self.look_in(self._pause_s())
 

@@ -23,6 +23,7 @@ from meshlb.core.policy import PickInfo
 from meshlb.core.subchannel import Attempt, Subchannel
 from meshlb.grpc.aio.connection import Connection
 from meshlb.grpc.aio.connections import FASTEST_S, Connections
+from meshlb.grpc.aio.reports import OutOfBand
 
 if TYPE_CHECKING:
     import grpc.aio
@@ -65,6 +66,10 @@ class Driver:
             on_error=binding.count_internal_error,
         )
         self.by_subchannel = self.connections.by_subchannel
+        self._out_of_band: OutOfBand | None = None
+        if binding.config.weight.oob:
+            self._out_of_band = OutOfBand(loop, self.view, self.by_subchannel, binding)
+            self.connections.on_look = self._out_of_band.reconcile
         self.connections.reconcile()
         self.connections.look_in(FASTEST_S)
 
@@ -171,6 +176,7 @@ class Driver:
             if waiting:
                 await asyncio.wait(waiting, timeout=grace)
             self._cancel_parked()
+            await self._end_reports()
             left_s = max(until_s - self.now_s(), 0.0) or None
             await asyncio.gather(*(connection.channel.close(left_s) for connection in self.connections))
         finally:
@@ -179,6 +185,11 @@ class Driver:
                 task.cancel()
             self.release()
             self._wake()
+
+    async def _end_reports(self) -> None:
+        self.connections.on_look = None
+        if self._out_of_band is not None:
+            await self._out_of_band.close()
 
     def _cancel_parked(self) -> None:
         self.closing = True
@@ -197,6 +208,7 @@ class Driver:
         flight end here: nobody else can tell that they have."""
         self.closing = self.closed = True
         self.view.close()
+        self.connections.on_look = self._out_of_band = None
         for connection in self.connections:
             for attempt in list(connection.live):
                 self.end(connection, attempt, _CANCELLED)

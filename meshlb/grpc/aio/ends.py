@@ -39,7 +39,7 @@ def outcome_now(call: Any, took_s: float = 0.0, timeout_s: float | None = None) 
     code = _code(call)
     if code is grpc.StatusCode.OK:
         return Outcome.SUCCESS
-    return outcome_of(code, None if code is None else _answer(call.details()), took_s=took_s, timeout_s=timeout_s)
+    return outcome_of(code, None if code is None else answer_now(call.details()), took_s=took_s, timeout_s=timeout_s)
 
 
 def failure_now(call: Any, *, timed_out: bool) -> Failure | None:
@@ -47,14 +47,14 @@ def failure_now(call: Any, *, timed_out: bool) -> Failure | None:
     code = _code(call)
     if code is None:
         return None
-    details, initial, trailing = (_answer(ask()) for ask in (call.details, call.initial_metadata, call.trailing_metadata))
+    details, initial, trailing = (answer_now(ask()) for ask in (call.details, call.initial_metadata, call.trailing_metadata))
     return failure_of(code, details, initial, trailing, timed_out=timed_out, error=partial(error_now, call))
 
 
 def error_now(call: Any) -> grpc.aio.AioRpcError:
     """What awaiting this call, which is done and failed, raises."""
-    details, text = _answer(call.details()), _answer(call.debug_error_string())
-    initial, trailing = _answer(call.initial_metadata()), _answer(call.trailing_metadata())
+    details, text = answer_now(call.details()), answer_now(call.debug_error_string())
+    initial, trailing = answer_now(call.initial_metadata()), answer_now(call.trailing_metadata())
     return grpc.aio.AioRpcError(_code(call) or grpc.StatusCode.UNKNOWN, initial, trailing, details, text)
 
 
@@ -93,13 +93,13 @@ def _cancel_if_failed(stream: Any, start: asyncio.Task[Any]) -> None:
 
 def _code(call: Any) -> grpc.StatusCode | None:
     try:
-        code: grpc.StatusCode = _answer(call.code())
+        code: grpc.StatusCode = answer_now(call.code())
     except Exception:  # noqa: BLE001 - an interceptor of the user raised something of its own
         return None
     return code
 
 
-def _answer(question: Coroutine[Any, Any, T]) -> T:
+def answer_now(question: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine that has nothing to wait for."""
     try:
         question.send(None)

@@ -28,7 +28,9 @@ class _UnaryResponse(BalancedCall):
                 if self._inner is inner:
                     self._tell(error)
                     raise
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as error:
+                if self._slow is inner and not self._stays(inner, error):
+                    continue
                 if self._inner is not inner:  # its awaiter was cancelled, and grpc has cancelled the one before
                     self.cancel()
                 raise

@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
+from meshlb.call.infos import Infos
+from meshlb.call.story import why_first
+from meshlb.core.hints import hinted
 from meshlb.core.outcome import Outcome
 from meshlb.core.policy import PickInfo
 from meshlb.grpc.aio.calls import BalancedCall
 from meshlb.grpc.aio.connection import FRESH_S
 from meshlb.grpc.aio.ends import StreamEnd, cancel_if_unsendable
 from meshlb.grpc.aio.kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
+from meshlb.grpc.aio.reports import Reporting
 from meshlb.grpc.marks import mark
+from meshlb.grpc.reports import hearing
 from meshlb.grpc.stock import factory_extras
 
 if TYPE_CHECKING:
@@ -48,15 +53,17 @@ class MultiCallable:
         private: dict[str, Any],
     ) -> None:
         self.channel = channel
-        self.info = PickInfo(method.decode() if isinstance(method, bytes) else method)
-        defaults = channel.options.defaults_of(self.info.method)
+        name = method.decode() if isinstance(method, bytes) else method
+        defaults = channel.options.defaults_of(name)
         self.timeout_s = defaults.timeout_s
         self.wait_for_ready = bool(defaults.wait_for_ready)
-        self.rules = channel.options.rules_of(self.info.method, channel.config, per_try=self.replays)
+        self.rules = channel.options.rules_of(name, channel.config, per_try=self.replays)
         self.limited = channel.config.limits.any
+        connection = channel.config.connection
+        self.graced = connection.max_age_grace_s if self.stream and connection.enabled else 0.0  # calls of ours say what ended them
         self.first_message_s = self.rules.per_try_timeout_s if self.stream else 0.0
-        self.info.replays = self.replays and self.rules.retries
-        self.info.judged = not channel.config.outlier.ignores(self.info.method)
+        info = PickInfo(name, replays=self.replays and self.rules.retries, judged=not channel.config.outlier.ignores(name))
+        self.infos = Infos(info, channel.config.hash.for_method(name))
         self.inners: dict[Connection, Any] = {}
         self._drivers = channel.drivers
         self._arguments = (method, request_serializer, response_deserializer)
@@ -65,13 +72,21 @@ class MultiCallable:
 
     def inner_of(self, driver: Driver, connection: Connection) -> Any:
         """grpc's own multicallable for this connection."""
-        inner = self.inners[connection] = self._on(connection.channel)
+        inner = self._on(connection.channel)
+        if driver.binding.config.weight.in_band:
+            inner = Reporting(inner, hearing(driver.view.pool, connection.subchannel, driver.binding))
+        self.inners[connection] = inner
         driver.connections.users.add(self)
         return inner
 
     def stock(self) -> Any:
         """The way around meshlb, for calls that a bug of ours would fail."""
         return self._on(self.channel.stock.in_this_loop())
+
+    def info_of(self, driver: Driver, metadata: Any) -> PickInfo:
+        """What the picks of a call are told that is invoked here and now."""
+        infos = self.infos
+        return infos.of(driver.view, metadata) if infos.varies or hinted() is not None else infos.plain
 
     def limit_s(self, timeout_s: float | None) -> float | None:
         """How long a call may take that was given this timeout."""
@@ -95,10 +110,10 @@ class MultiCallable:
         except (KeyError, RuntimeError):
             driver = self.channel.driver()
         waits = self.wait_for_ready if wait_for_ready is None else wait_for_ready
-        if waits or self.limited or not self.rules.plain or self.may_retry(metadata):
+        if waits or self.limited or self.graced or not self.rules.plain or self.may_retry(metadata):
             return self.call_class(self, driver, request, timeout, metadata, credentials, wait_for_ready, compression)
         try:
-            connection, attempt = driver.begin(self.info, True)
+            connection, attempt = driver.begin(self.info_of(driver, metadata), True)
         except Exception:  # noqa: BLE001
             connection = attempt = None  # our call meets it again, and knows what to do
         if connection is None or attempt is None:
@@ -116,7 +131,7 @@ class MultiCallable:
                 self, driver, request, timeout, metadata, credentials, wait_for_ready, compression, connection, attempt, call
             )
         connection.live.add(attempt)
-        mark(call, attempt.subchannel.endpoint)
+        mark(call, attempt.subchannel.endpoint, why=why_first(driver.view.pool, attempt))
         call.add_done_callback(StreamEnd(driver, connection, attempt, self.limit_s(timeout)))
         return call
 
@@ -147,14 +162,16 @@ class UnaryUnaryMultiCallable(MultiCallable, grpc.aio.UnaryUnaryMultiCallable): 
             driver = self.channel.driver()
         connection = inner = None
         try:
-            attempt = driver.entrance.begin(self.info)
+            infos = self.infos
+            info = infos.of(driver.view, metadata) if infos.varies or hinted() is not None else infos.plain
+            attempt = driver.entrance.begin(info)
             if attempt is not None:
                 connection = driver.by_subchannel.get(attempt.subchannel)
                 if connection is None or (
                     attempt.started_s - connection.seen_s > FRESH_S and not connection.is_ready(attempt.started_s)
                 ):
                     driver.lost(attempt)
-                    connection, attempt = driver.begin(self.info, False)
+                    connection, attempt = driver.begin(info, False)
         except Exception:  # noqa: BLE001
             attempt = None  # our call meets it again, and knows what to do
         if attempt is not None and connection is not None:

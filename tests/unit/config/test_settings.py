@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -36,7 +37,7 @@ SOME = Config(
 
 
 def _in_force(code: Config | None, policy: Any = None, **environ: str) -> Config:
-    return resolve_config(code, environ, policy=policy)[0]
+    return resolve_config(code, environ, asked=None if policy is None else {"policy": policy})[0]
 
 
 def test_the_defaults_are_those_of_the_parts() -> None:
@@ -143,7 +144,7 @@ def test_what_is_said_is_given_even_if_it_is_the_default(written: dict[str, Any]
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ({"polcy": "p2c"}, f"polcy: unknown key; did you mean 'policy'? valid: {', '.join(NAMES)}"),
+        ({"polcy": "p2c"}, "polcy: unknown key; did you mean 'policy'?"),
         ({"hedging": {}}, f"hedging: unknown key; valid: {', '.join(NAMES)}"),
         (
             {"discovery": {"nameserverz": []}},
@@ -155,7 +156,7 @@ def test_what_is_said_is_given_even_if_it_is_the_default(written: dict[str, Any]
             "fallback.conections: unknown key; did you mean 'connections'? valid: enabled, connections, max_age_s",
         ),
         ({"policy": {"name": "p2c", "choice_count": 3}}, "policy.choice_count: unknown key; valid: name, stream_weight"),
-        ({"policy": "p3c"}, "policy='p3c': did you mean 'p2c'? valid: p2c, round_robin, rr, least_request"),
+        ({"policy": "p3c"}, "policy='p3c': did you mean 'p2c'?"),
         ({"fallback": {"connections": 0}}, "fallback.connections=0: must be from 1 to 64"),
         ({"connect_timeout_s": 0}, "connect_timeout_s=0: must be > 0 seconds"),
         ({"connect_timeout_s": -1}, "connect_timeout_s=-1: must be > 0 seconds"),
@@ -164,7 +165,7 @@ def test_what_is_said_is_given_even_if_it_is_the_default(written: dict[str, Any]
         ({"mass_removal_spare_s": -1}, "mass_removal_spare_s=-1: must be >= 0 seconds"),
         (
             {"mass_removal_spare": 1},
-            f"mass_removal_spare: unknown key; did you mean 'mass_removal_spare_s'? valid: {', '.join(NAMES)}",
+            "mass_removal_spare: unknown key; did you mean 'mass_removal_spare_s'?",
         ),
         ({"connect_timeout_s": None}, "connect_timeout_s=None: must be a finite number of seconds"),
         ({"first_answer_timeout_s": "soon"}, "first_answer_timeout_s='soon': must be seconds, or a number and ms, s, m or h"),
@@ -181,6 +182,13 @@ def test_bad_values_are_errors_with_field_value_and_rule(written: dict[str, Any]
     with pytest.raises(ConfigError) as caught:
         Config.from_dict(written)
     assert str(caught.value) == message
+
+
+def test_a_field_that_there_is_not_is_an_error_in_code_as_in_a_file() -> None:
+    """With the nearest one; and what makes a Config without its fields still can."""
+    with pytest.raises(ConfigError, match=r"^polcy: unknown key; did you mean 'policy'\?$"):
+        Config(polcy="p2c")  # type: ignore[call-arg]
+    assert copy.deepcopy(Config(policy="rr")) == Config(policy="rr")
 
 
 def test_a_config_must_be_a_dict() -> None:

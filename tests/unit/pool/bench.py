@@ -9,10 +9,12 @@ from collections.abc import Iterable
 from meshlb.balance.registry import policy_of
 from meshlb.core.connectivity import Connectivity
 from meshlb.core.endpoint import Endpoint, EndpointSet
-from meshlb.core.policy import PickInfo
+from meshlb.core.policy import PickInfo, Policy
 from meshlb.core.subchannel import Subchannel
 from meshlb.health.outlier import Outlier
 from meshlb.health.slow_start import SlowStart
+from meshlb.health.subset import Subset
+from meshlb.load.weight import Weight
 from meshlb.pool.pool import Pool
 from meshlb.pool.snapshot import Change
 from meshlb.pool.view import View
@@ -62,13 +64,15 @@ class Bench:
 
     def __init__(
         self,
-        policy: str = "p2c",
+        policy: str | Policy = "p2c",
         *,
         fallback_after_s: float = 1.0,
         seed: int = 1,
         mass_removal_spare_s: float = 30.0,
         outlier: Outlier | None = None,
         slow_start: SlowStart | None = None,
+        weight: Weight | None = None,
+        subset: Subset | None = None,
         max_in_flight: int = 0,
     ) -> None:
         print(f"seed={seed}")
@@ -77,7 +81,7 @@ class Bench:
         self.ticks = 0
         self.pool = Pool(
             "orders.shop",
-            policy_of(policy).build(self.rng),
+            policy_of(policy).build(self.rng) if isinstance(policy, str) else policy,
             clock=self.loop,
             rng=self.rng,
             new_lock=threading.Lock,
@@ -86,6 +90,8 @@ class Bench:
             mass_removal_spare_s=mass_removal_spare_s,
             outlier=outlier or Outlier(mode="off"),
             slow_start=slow_start or SlowStart(),
+            weight=weight or Weight(),
+            subset=subset or Subset(),
             max_in_flight=max_in_flight,
         )
         self.listener = Listener()

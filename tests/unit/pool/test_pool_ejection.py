@@ -13,6 +13,7 @@ from meshlb.core.policy import PickInfo
 from meshlb.core.subchannel import Attempt, Subchannel
 from meshlb.health.ejection import PATIENCE_S
 from meshlb.health.outlier import Outlier
+from meshlb.health.relative import MOST_PICKS
 from meshlb.health.slow_start import SlowStart
 from tests.unit.pool.bench import ANY, READY, TRANSIENT_FAILURE, Bench, cluster_ip, pod
 
@@ -40,6 +41,7 @@ def _eject(bench: Bench, bad: Subchannel) -> None:
     for _ in range(1000):
         _call(bench, bad)
         if bad in bench.pool.snapshot.ejected:
+            bench.sub(2).started += MOST_PICKS  # it is not the only one that is called
             return
     raise AssertionError("not ejected")
 
@@ -106,6 +108,7 @@ def test_an_endpoint_that_came_back_takes_its_share_at_once(policy: str) -> None
     _eject(bench, bad)
     bench.loop.advance(2.0)
     assert _call(bench, bad, RISKABLE) is bad
+    bench.sub(2).started += MOST_PICKS
     bench.loop.advance(4.0)
     assert _call(bench, None, RISKABLE) is bad
     assert Counter(_call(bench) for _ in range(60))[bad] >= 10
@@ -197,8 +200,12 @@ def test_ejection_steps_back_when_nobody_else_is_ready() -> None:
     _eject(bench, bad)
     bench.connect(TRANSIENT_FAILURE, other)
     assert (bench.picked(), bench.view.describe()["on_fallback"]) == ({bad}, False)
+    assert _state_of(bench, bad) == "usable, though ejected"
+    assert bench.pool.describe()["endpoints"][0]["ejected"]["state"] == "used nevertheless: no other is ready"
     bench.connect(READY, other)
     assert bench.picked() == {other}
+    assert _state_of(bench, bad) == "ejected"
+    assert bench.pool.describe()["endpoints"][0]["ejected"]["state"] == "ejected"
 
 
 def test_a_failure_that_finds_the_lock_taken_waits_for_nobody_and_is_considered_by_the_next_tick() -> None:
