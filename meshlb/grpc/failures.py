@@ -8,6 +8,9 @@ declared idempotent are tried again after these.
 ``grpc-previous-rpc-attempts`` comes behind the metadata that the user gave, which stays as it is. gRPC's own channels take it off again
 unless they were made with ``grpc.enable_retries`` 0: see ``options``.
 
+``answered``: the server had begun its answer. grpc.aio knows of initial metadata only if its own task read them before the status; those of
+a stream that fails in the same moment are lost to it, and then to us.
+
 Spec: gRFC A6; grpc/doc/PROTOCOL-HTTP2.md for what resets become.
 """
 

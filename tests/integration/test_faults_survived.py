@@ -65,13 +65,14 @@ class Faults:
         self._until(lambda arm: self.said(arm, pod)["state"] == "ejected", f"{pod.name} is ejected")
 
     def assert_one_call_brings_it_back(self, pod: Pod, heal: Callable[[Pod], object]) -> None:
-        """Nothing else is sent meanwhile: the next read goes to it, and it is as good as the others."""
+        """Nothing else is sent meanwhile: one of the next reads goes to it, and it is as good as the others."""
         self.load.stop()
         heal(pod)
         for arm in self.arms:
             eventually(functools.partial(self._due, arm, pod), f"{pod.name} is due for a probe: {self.said(arm, pod)}", PATIENCE_S)
             before = self.attempts(arm, [pod])
-            assert self.load.call(arm).pod == pod.name
+            served = (self.load.call(arm).pod for _ in range(3 * len(self.world.pods) + 1))  # a probe waits for picks, too
+            assert pod.name in served
             assert self.attempts(arm, [pod]) == before + 1
             assert self.said(arm, pod)["state"] == "usable"
         self.load.start()
@@ -158,7 +159,10 @@ def test_a_call_risks_one_probe_at_the_most() -> None:
         for arm in running.arms:
             eventually(functools.partial(running.probing, arm, 2), f"both are due: {running.pool(arm)}", PATIENCE_S)
             before = running.attempts(arm, broken)
-            assert running.load.call(arm).error == ""
+            for _ in range(3 * 4 + 1):  # a probe waits for picks, too
+                assert running.load.call(arm).error == ""
+                if running.attempts(arm, broken) > before:
+                    break
             assert running.attempts(arm, broken) == before + 1
 
 

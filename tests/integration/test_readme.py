@@ -66,6 +66,21 @@ def test_the_demo_keeps_every_promise() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_the_simulation_compares_policies() -> None:
+    """As it is written there."""
+    (command,) = re.findall(r"`python (-m meshlb\.testing\.simulation [^`]*)`", README)
+    done = subprocess.run(
+        [sys.executable, *command.split()],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(policy in done.stdout for policy in ("p2c", "anchor"))
+
+
 @pytest.mark.parametrize("example", ["grpc_sync.py", "grpc_aio.py"])
 def test_the_examples_call_every_pod(example: str) -> None:
     """In a process of their own, configured by variables as a pod would be."""

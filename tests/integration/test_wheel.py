@@ -51,8 +51,9 @@ def requirements(metadata: Message) -> dict[str, set[str]]:
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    """Every module, the generated code, the marker for type checkers; no tests, no caches."""
-    expected = {str(path.relative_to(ROOT)) for path in (ROOT / "meshlb").rglob("*") if path.suffix in {".py", ".pyi", ".typed"}}
+    """Every module, the generated code, the marker for type checkers, the simulator's stored references; no tests, no caches."""
+    held_kinds = {".py", ".pyi", ".typed", ".json"}
+    expected = {str(path.relative_to(ROOT)) for path in (ROOT / "meshlb").rglob("*") if path.suffix in held_kinds}
     assert {"meshlb/py.typed", "meshlb/_proto/echo_pb2.py", "meshlb/_proto/echo_pb2.pyi"} <= expected
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert held == expected
@@ -72,7 +73,7 @@ def test_the_base_install_has_five_dependencies_and_no_protobuf(metadata: Messag
     required = requirements(metadata)
     assert required[""] == {"grpcio", "kubernetes", "dnspython", "tenacity", "opentelemetry-api"}
     assert "protobuf" in required["demo"]
-    assert set(required) == {"", "demo", "test", "bench"}
+    assert set(required) == {"", "demo", "hash", "test", "bench"}
 
 
 def test_the_readme_and_the_changelog_name_the_ranges_that_are_declared(metadata: Message) -> None:
