@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SCENE_S = 4.0  # long enough for some 1,500 calls, so that a share of 1/5 is known to a few per cent
 STOCK_CALLS = 90
 FAIR_SHARE_RATIO = 0.5  # a pod that got less than half of its fair share was not balanced over
+SETTLE_S = 5.0
 
 
 def demo(*, as_json: bool = False) -> int:
@@ -137,6 +138,7 @@ class _Stage:
         known = set(_names(self._orders))
         first, begun_s = len(self._load.samples), time.monotonic()
         act()
+        self._await_all(hard=hard)
         settled, settled_s = len(self._load.samples), time.monotonic()
         time.sleep(linger_s)
         if hard:
@@ -160,6 +162,14 @@ class _Stage:
                 _expect(one, not starved, f"{', '.join(starved)} got less than half of a fair share")
             self._time_first_calls(one, mine, new)
             self._report.add(one)
+
+    def _await_all(self, *, hard: bool) -> None:
+        """Until both clients have met every pod, so that shares are those of connected ones on a slow machine as well; a while."""
+        first, until_s = len(self._load.samples), time.monotonic() + SETTLE_S
+        missing = {(mode, pod) for mode in ("sync", "asyncio") for pod in _names(self._orders)}
+        while missing and not hard and time.monotonic() < until_s:
+            time.sleep(0.01)
+            missing -= {(sample.mode, sample.pod) for sample in self._load.samples[first:]}
 
     def _time_first_calls(self, one: Row, samples: list[Sample], new: set[str]) -> None:
         delays = []
