@@ -3,15 +3,18 @@
 A page of memory shared through a file is the whole protocol: the parent writes how to behave, the pod reads that at every call and
 counts the call. So a pod that is frozen, dead or cut off can still be asked what it saw, and no order has to get through to it.
 
-A method is ``/faults.<arm>/Read`` or ``/faults.<arm>/Write``; each is counted by itself, and answered with the pod's name.
+A method is ``/faults.<arm>/Read`` or ``/faults.<arm>/Write``; each is counted by itself, and answered with the pod's name. Work is
+sleep, which leaves a small machine's cores to the callers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import mmap
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -44,11 +47,22 @@ def _slot(path: str) -> int:
 class Pod:
     """One process. ``inside``: a command to run it with, such as one that enters a network namespace.
 
+    A call is ``work_s`` long, times the exponential of the size of a normal deviate with sigma ``spread``: never shorter, sometimes much
+    longer, in an order that the name decides. ``workers``: how many calls are worked on at once, while others wait; 0: any number.
+
     On SIGTERM it does what most servers do: takes no new call and finishes those that run.
     """
 
     def __init__(
-        self, name: str, *, host: str = "127.0.0.1", zone: str = "", work_s: float = 0.0, inside: Sequence[str] = ()
+        self,
+        name: str,
+        *,
+        host: str = "127.0.0.1",
+        zone: str = "",
+        work_s: float = 0.0,
+        spread: float = 0.0,
+        workers: int = 0,
+        inside: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.host = host
@@ -61,7 +75,7 @@ class Pod:
         self._page = memoryview(self._memory).cast("Q")
         self.heal()
         self._process = subprocess.Popen(
-            [*inside, sys.executable, "-m", "tests.support.faulty_pods", name, host, self._file.name],
+            [*inside, sys.executable, "-m", "tests.support.faulty_pods", name, host, self._file.name, str(spread), str(workers)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -149,17 +163,21 @@ def pods(started: Iterable[Pod]) -> Iterator[list[Pod]]:
 
 
 class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
-    def __init__(self, name: str, page: memoryview) -> None:
+    def __init__(self, name: str, page: memoryview, spread: float, workers: int) -> None:
         self._name = name.encode()
         self._page = page
+        self._rng = random.Random(name)
+        self._spread = spread
+        self._worker = asyncio.Semaphore(workers) if workers else contextlib.nullcontext()
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         page, slot, name = self._page, _slot(details.method), self._name
 
         async def answer(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
             page[slot] += 1
-            if page[_DELAY_US]:
-                await asyncio.sleep(page[_DELAY_US] / 1e6)
+            async with self._worker:
+                if page[_DELAY_US]:
+                    await asyncio.sleep(page[_DELAY_US] / 1e6 * math.exp(abs(self._rng.gauss(0.0, self._spread))))
             if page[_CODE]:
                 await context.abort(_CODES[page[_CODE]], f"{name.decode()} was told to")
             return name
@@ -172,9 +190,9 @@ def _page_of(path: str) -> memoryview:
         return memoryview(mmap.mmap(file.fileno(), _BYTES)).cast("Q")
 
 
-async def _serve(name: str, host: str, path: str) -> None:
+async def _serve(name: str, host: str, path: str, spread: str, workers: str) -> None:
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    server.add_generic_rpc_handlers((_Handler(name, _page_of(path)),))
+    server.add_generic_rpc_handlers((_Handler(name, _page_of(path), float(spread), int(workers)),))
     port = server.add_insecure_port(f"{host}:0")
     await server.start()
     terminated = asyncio.Event()
@@ -193,4 +211,4 @@ def _die_with_parent() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    asyncio.run(_serve(*sys.argv[1:4]))
+    asyncio.run(_serve(*sys.argv[1:6]))

@@ -40,6 +40,27 @@ class Ended(NamedTuple):
     error: str
 
 
+def endpoints_of(mesh: Mesh) -> list[dict[str, Any]]:
+    """What ``status()`` says of each endpoint of a mesh, those beyond discovery's own included."""
+    pools = mesh.status()["pools"].values()
+    return [endpoint for pool in pools for part in ("endpoints", "fallback", "spare") for endpoint in pool[part]]
+
+
+async def called(way: Any, due_s: float, deadline_s: float, *, read: bool = False) -> Ended:
+    """One call now, to its end. ``way``: an asyncio channel's multicallable for such calls."""
+    late_s = time.monotonic() - due_s
+    try:
+        reply, error = await way(b"", timeout=deadline_s), None
+    except (grpc.RpcError, meshlb.MeshError) as raised:
+        reply, error = b"", raised
+    return _noted(due_s, late_s, read, reply, error)
+
+
+def _noted(due_s: float, late_s: float, read: bool, reply: bytes, error: Exception | None) -> Ended:
+    said = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.RpcError) else repr(error) if error else ""
+    return Ended(due_s, late_s, time.monotonic() - due_s, read, reply.decode(), said)
+
+
 class Load:
     """Used in a ``with`` block, in which calls are made between ``start`` and ``stop``, and one at a time by ``call``.
 
@@ -103,9 +124,8 @@ class Load:
         return self._one(due_s, read) if arm == SYNC else self._run(self._one_of(arm, due_s, read))
 
     def endpoints(self, arm: str) -> list[dict[str, Any]]:
-        """What ``status()`` says of each endpoint, on one of meshlb's arms; those beyond discovery's own included."""
-        pools = self.meshes[arm].status()["pools"].values()
-        return [endpoint for pool in pools for part in ("endpoints", "fallback", "spare") for endpoint in pool[part]]
+        """What ``status()`` says of each endpoint, on one of meshlb's arms."""
+        return endpoints_of(self.meshes[arm])
 
     # --- threads
 
@@ -122,7 +142,7 @@ class Load:
             reply, error = self._ways[SYNC][not read](b"", timeout=self._deadline_s), None
         except (grpc.RpcError, meshlb.MeshError) as raised:
             reply, error = b"", raised
-        return self._note(SYNC, due_s, late_s, read, reply, error)
+        return self._note(SYNC, _noted(due_s, late_s, read, reply, error))
 
     # --- asyncio
 
@@ -141,12 +161,7 @@ class Load:
                 group.create_task(self._one_of(arm, due_s, read))
 
     async def _one_of(self, arm: str, due_s: float, read: bool) -> Ended:
-        late_s = time.monotonic() - due_s
-        try:
-            reply, error = await self._ways[arm][not read](b"", timeout=self._deadline_s), None
-        except (grpc.RpcError, meshlb.MeshError) as raised:
-            reply, error = b"", raised
-        return self._note(arm, due_s, late_s, read, reply, error)
+        return self._note(arm, await called(self._ways[arm][not read], due_s, self._deadline_s, read=read))
 
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -159,8 +174,6 @@ class Load:
             yield due_s, read
             due_s, read = due_s + 1 / self._rate, not read
 
-    def _note(self, arm: str, due_s: float, late_s: float, read: bool, reply: bytes, error: Exception | None) -> Ended:
-        said = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.RpcError) else repr(error) if error else ""
-        ended = Ended(due_s, late_s, time.monotonic() - due_s, read, reply.decode(), said)
-        self.ended[arm].append(ended)
-        return ended
+    def _note(self, arm: str, call: Ended) -> Ended:
+        self.ended[arm].append(call)
+        return call
