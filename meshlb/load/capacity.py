@@ -8,9 +8,10 @@ report, else ``application_utilization``, else ``cpu_utilization``. A report wit
 changes nothing.
 
 **Usable** is an endpoint that has reported for ``blackout_s`` and whose last report is younger than ``expiration_s``. Who is not has the
-mean, capacity 1; and while fewer than two are, all have. Who comes back from either state, or connects anew, has its blackout again.
+mean, capacity 1; and while fewer than two are, all have. Who comes back from either state, or connects anew, has its blackout again; of who
+connects anew nothing that was said before counts.
 
-**a58** takes the last report's weight and the mean of all, at every update.
+**a58** takes the last report's weight and the mean of all, at every update; a weight is cut to ``A58_RATIOS`` of the median of all first.
 
 **reported** is for calls that are few, short or noisy, where the last report is mostly chance (with it, round robin's p99 is *worse* than
 without weights at 70 % load), and for servers that may be wrong:
@@ -27,14 +28,15 @@ harm nothing. All else under the pool's lock.
 
 Spec: gRFC A58, A114; C-core's weighted_round_robin (EndpointWeight).
 Deviations (a58): A58 has a weight for each channel, this is the process's; it is multiplied with discovery's weight (A58 knows none) and
-with slow start's; the mean is of all known members, ready or not. What round robin itself does with weights (the bounds of its stride
+with slow start's; the mean is of all known members, ready or not. A58 bounds weights in its scheduler, by the mean, which one absurd server moves:
+here the bounds are for every policy, and by the median. Of two servers that is the mean: nobody knows which of them is wrong. What round robin itself does with weights (the bounds of its stride
 scheduler) is ``balance/weighted_round_robin.py``'s.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
@@ -43,6 +45,7 @@ from meshlb.core.subchannel import Subchannel
 from meshlb.load.weight import Weight
 
 STEP_RATIO = 0.05  # what a pool of ten does not notice
+A58_RATIOS = (0.01, 10.0)  # of A58's scheduler
 _REASON = 1e15  # a weight beyond it, or below its inverse, is nonsense, and would spoil the sums
 
 
@@ -75,6 +78,7 @@ class Capacities:
         self.rejected = 0
         self.unusable = 0
         self.expired = 0
+        self.cut = 0  # weights that were beyond their bounds when weights were made
 
     # --- any thread -------------------------------------------------------------------------------------------------------
 
@@ -107,10 +111,10 @@ class Capacities:
         self._news = True
 
     def on_connected(self, sub: Subchannel) -> None:
-        """A connection to it came up, maybe to another process than before: A58 has its blackout begin again."""
-        heard = self._heard_of.get(sub)
-        if heard is not None:
-            heard.since_s = None
+        """A connection to it came up, maybe to another process than before: nothing is known of that, and its blackout begins. Under the
+        pool's lock: whoever reports meanwhile tells the one that is forgotten."""
+        if sub in self._heard_of:
+            self._heard_of[sub] = _Heard()
             self._news = True
 
     def describe(self) -> dict[str, Any]:
@@ -123,6 +127,7 @@ class Capacities:
                 "rejected": self.rejected,
                 "unusable": self.unusable,
                 "expired": self.expired,
+                "cut": self.cut,
             }
         }
 
@@ -165,7 +170,7 @@ class Capacities:
         self._news = False
         weights = self._usable(now_s)
         self._using = len(weights) if len(weights) > 1 else 0
-        return self._set(_capacities(weights, self._settings if self._careful else None, self._counts(weights)))
+        return self._set(self._capacities(weights) if self._using else {})
 
     def due_s(self) -> float | None:
         """When weights are made the next time; None without members."""
@@ -215,8 +220,18 @@ class Capacities:
             weights[sub] = self._weight_of(heard)
         return weights
 
-    def _counts(self, weights: Iterable[Subchannel]) -> dict[Subchannel, float]:
-        return {sub: self._heard_of[sub].sums[2] for sub in weights} if self._careful else {}
+    def _capacities(self, weights: Mapping[Subchannel, float]) -> dict[Subchannel, float]:
+        """The weights, two at least, as factors about 1."""
+        bounds = (self._settings.min_ratio, self._settings.max_ratio) if self._careful else A58_RATIOS
+        middle = median(weights.values())
+        cut = {sub: _cut(weight, middle, bounds) for sub, weight in weights.items()}
+        self.cut += sum(weight != cut[sub] for sub, weight in weights.items())
+        mean = fmean(cut.values())
+        if not self._careful:
+            return {sub: weight / mean for sub, weight in cut.items()}
+        counts = {sub: self._heard_of[sub].sums[2] for sub in weights}
+        drawn = {sub: (counts[sub] * weight + mean) / (counts[sub] + 1.0) for sub, weight in weights.items()}
+        return {sub: _cut(weight, mean, bounds) / mean for sub, weight in drawn.items()}
 
     def _set(self, capacities: Mapping[Subchannel, float]) -> bool:
         step = STEP_RATIO if self._careful else 0.0
@@ -240,23 +255,9 @@ class Capacities:
         return "" if self._using else "fewer than two endpoints report"
 
 
-def _capacities(
-    weights: Mapping[Subchannel, float], careful: Weight | None, counts: Mapping[Subchannel, float]
-) -> dict[Subchannel, float]:
-    """The weights as factors about 1; empty: all 1. A58: fewer than two are none."""
-    if len(weights) < 2:
-        return {}
-    if careful is None:
-        mean = fmean(weights.values())
-        return {sub: weight / mean for sub, weight in weights.items()}
-    middle = median(weights.values())
-    mean = fmean(_cut(weight, middle, careful) for weight in weights.values())
-    drawn = {sub: (counts[sub] * weight + mean) / (counts[sub] + 1.0) for sub, weight in weights.items()}
-    return {sub: _cut(weight, mean, careful) / mean for sub, weight in drawn.items()}
-
-
-def _cut(weight: float, middle: float, settings: Weight) -> float:
-    return min(max(weight, settings.min_ratio * middle), settings.max_ratio * middle)
+def _cut(weight: float, middle: float, bounds: tuple[float, float]) -> float:
+    least, most = bounds
+    return min(max(weight, least * middle), most * middle)
 
 
 def _rounded(value: float) -> float:

@@ -10,7 +10,7 @@ Written by hand they also come with ``=`` for ``:`` and without the word in fron
 ``:`` or a ``=`` before any padding is text, anything else base64.
 
 Nothing in here raises, whatever was sent, and the work is bounded: at most ``MAX_TEXT`` characters (gRPC's own limit of all metadata of a
-call) and ``MAX_METRICS`` entries are looked at, about 0.1 ms at worst. A report with anything unsound in it is unsound as a whole: a
+call) and ``MAX_METRICS`` entries, lists and objects are looked at, a millisecond at worst. A report with anything unsound in it is unsound as a whole: a
 number that is NaN, infinite or beyond ``MAX_VALUE``, a negative share or rate, a name said twice, a value of a wrong type. Names that are
 not known are passed over, as unknown fields of the message are.
 
@@ -29,7 +29,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from meshlb.core.report import LoadReport
-from meshlb.load.orca_wire import MAX_METRICS, MAX_VALUE, Unsound, checked_entry, checked_share, decode
+from meshlb.load.orca_wire import MAX_METRICS, MAX_VALUE, Unsound, checked_entry, checked_share, decode, short
 
 TRAILER = "endpoint-load-metrics"
 TRAILER_BIN = "endpoint-load-metrics-bin"
@@ -116,10 +116,10 @@ def _parse_native(text: str) -> LoadReport:
         name = name.strip()
         if not name or not separator:
             if item.strip():
-                raise Unsound(f"{_short(item)}: not a name and a number")
+                raise Unsound(f"{short(item)}: not a name and a number")
             continue  # an empty element of a list is none (RFC 9110, 5.6.1)
         if name in said:
-            raise Unsound(f"{_short(name)} twice")
+            raise Unsound(f"{short(name)} twice")
         said[name] = _number(name, written)
     fields: dict[str, Any] = {}
     for name, number in said.items():
@@ -135,12 +135,14 @@ def _parse_native(text: str) -> LoadReport:
 def _parse_json(text: str) -> LoadReport:
     if text.count(":") > 2 * MAX_METRICS:  # one of a name may stand in a string
         raise Unsound(f"more than {MAX_METRICS} metrics")
+    if text.count("{") + text.count("[") > MAX_METRICS:  # each costs as much as a metric
+        raise Unsound(f"more than {MAX_METRICS} lists and objects")
     try:
         said = json.loads(text, object_pairs_hook=_unique)
     except Unsound:
         raise
     except (ValueError, RecursionError) as error:
-        raise Unsound(f"not JSON: {_short(str(error))}") from None
+        raise Unsound(f"not JSON: {short(str(error))}") from None
     if not isinstance(said, dict):
         raise Unsound("not a JSON object")
     fields: dict[str, Any] = {}
@@ -170,7 +172,7 @@ def _parse_base64(text: str) -> LoadReport:
     try:
         message = base64.b64decode(text.strip() + "==", validate=False)
     except (ValueError, binascii.Error):
-        raise Unsound(f"{_short(text)}: neither text, nor JSON, nor base64") from None
+        raise Unsound(f"{short(text)}: neither text, nor JSON, nor base64") from None
     if not message:
         raise Unsound("empty")
     return decode(message)
@@ -186,18 +188,13 @@ def _report(fields: dict[str, Any]) -> LoadReport:
 def _number(name: str, value: object) -> float:
     if isinstance(value, str):
         if not value.isascii() or "_" in value:  # Python's float takes both
-            raise Unsound(f"{_short(name)}={_short(value)}: not a number")
+            raise Unsound(f"{short(name)}={short(value)}: not a number")
     elif isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise Unsound(f"{_short(name)}: not a number")
+        raise Unsound(f"{short(name)}: not a number")
     try:
         number = float(value)
     except (ValueError, OverflowError):
-        raise Unsound(f"{_short(name)}={_short(str(value)[:64])}: not a number") from None
+        raise Unsound(f"{short(name)}={short(str(value)[:64])}: not a number") from None
     if not math.isfinite(number) or abs(number) > MAX_VALUE:
-        raise Unsound(f"{_short(name)}={number:g}: beyond all reason")
+        raise Unsound(f"{short(name)}={number:g}: beyond all reason")
     return number
-
-
-def _short(text: str) -> str:
-    """For messages: what a stranger wrote, not too much of it."""
-    return repr(text if len(text) <= 32 else text[:32] + "…")

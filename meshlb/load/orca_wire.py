@@ -2,7 +2,8 @@
 
 A few doubles and three maps, read on a path that must never fail and that few programs need: a page of code costs less than a dependency
 whose versions clash. Unknown fields are passed over, and so are known ones of another wire type, as protobuf does it; the last of
-several counts. What is malformed, too large or unsound is ``Unsound``, and only that is raised by ``decode``.
+several counts. What is malformed, too large or unsound is ``Unsound``, and only that is raised by ``decode``. Its work is bounded by the number
+of fields, known or not, about a millisecond at worst.
 
 Spec: protobuf's encoding; xds/data/orca/v3/orca_load_report.proto, xds/service/orca/v3/orca.proto; google.protobuf.Duration.
 """
@@ -16,8 +17,10 @@ from typing import Any
 
 from meshlb.core.report import LoadReport
 
-MAX_MESSAGE = 65536  # a thousand metrics; servers send a dozen
+MAX_MESSAGE = 16384  # more than ``meshlb.server`` can send; others send a dozen metrics
 MAX_METRICS = 256
+MAX_FIELDS = 2 * MAX_METRICS  # of a message
+MAX_ENTRY_FIELDS = 4  # of a map's entry, which has two
 MAX_VALUE = 1e12  # calls a second, or times what there is: no server has more
 
 _DOUBLES = {1: "cpu_utilization", 2: "mem_utilization", 6: "qps", 7: "eps", 9: "application_utilization"}
@@ -102,14 +105,22 @@ def checked_entry(where: str, entry: str, value: float) -> float:
     if not entry:
         raise Unsound(f"{where}: a metric without a name")
     if not math.isfinite(value) or abs(value) > MAX_VALUE or (where == "utilization" and value < 0.0):
-        raise Unsound(f"{where}.{entry[:32]}={value:g}: beyond all reason")
+        raise Unsound(f"{where}.{short(entry)}={value:g}: beyond all reason")
     return value
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int, Any]]:
+def short(text: str) -> str:
+    """For messages: what a stranger wrote, not too much of it, and nothing that a terminal or an encoder could stumble over."""
+    return ascii(text if len(text) <= 32 else text[:32] + "...")
+
+
+def _fields(message: bytes, at_most: int = MAX_FIELDS) -> Iterator[tuple[int, int, Any]]:
     """Number, wire type and value: an int, or the bytes."""
-    at, end = 0, len(message)
+    at, end, left = 0, len(message), at_most
     while at < end:
+        left -= 1
+        if left < 0:
+            raise Unsound(f"more than {at_most} fields")
         tag, at = _read_varint(message, at)
         wire_type = tag & 7
         if wire_type == _VARINT:
@@ -129,7 +140,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int, Any]]:
 
 def _entry(message: bytes) -> tuple[str, float]:
     key, value = b"", 0.0
-    for number, wire_type, said in _fields(message):
+    for number, wire_type, said in _fields(message, MAX_ENTRY_FIELDS):
         if number == 1 and wire_type == _BYTES:
             key = said
         elif number == 2 and wire_type == _FIXED64:

@@ -3,7 +3,7 @@
 ============  ==========================================================================================================
 ``static``    no (the default): weights are discovery's
 ``reported``  yes, carefully: means of ``smoothing_s``, drawn to the pool's mean, between ``min_ratio`` and ``max_ratio`` of it
-``a58``       yes, as gRPC's weighted_round_robin does it: the last report, and nothing else
+``a58``       yes, as gRPC's weighted_round_robin does it: the last report, from 0.01 to 10 times the pool's median
 ============  ==========================================================================================================
 
 Spec: gRFC A58 (names, defaults, and that ``update_s`` below 0.1 becomes 0.1), A51 (out of band), A114 (``metric_names``).

@@ -8,8 +8,11 @@ Sending waits until gRPC has taken the message, which is at once unless a client
 ``MAX_SENT`` bytes, half of what HTTP/2 lets through unread, and its client asks anew. What other calls on a frozen client's connection may
 have used up of that can still hold a thread until the connection is given up; there are several.
 
+A stream that is over lets go of gRPC's call at once; what is left of it, a number and a flag, waits until it is due, or until more than half of all
+that wait are over.
+
 Spec: gRFC A51 (first report at once, then every interval; an interval that is too short or not given is the minimum).
-Deviations: streams end after ``MAX_SENT``, which A51's clients answer with a new one at once.
+Deviations: streams end after ``MAX_SENT``, which A51's clients answer with a new one at once; an interval of more than ``MAX_INTERVAL_S`` is that.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ SERVICE: Final = "xds.service.orca.v3.OpenRcaService"
 METHOD: Final = "StreamCoreMetrics"
 MAX_THREADS: Final = 4
 MAX_SENT: Final = 32768
+MAX_INTERVAL_S: Final = 3600.0
 _IDLE_S: Final = 10.0
 
 
@@ -43,7 +47,7 @@ def add_service(reporter: LoadReporter, server: Any) -> None:
         streams = _Streams(reporter)
 
         def behavior(request: bytes, context: Any, send: Callable[[bytes | None], None]) -> None:
-            streams.add(_Stream(context, send, interval_s_of(reporter, request)))
+            streams.add(_Stream(context, send, interval_s_of(reporter, request), streams.sweep))
 
         behavior.experimental_non_blocking = True  # type: ignore[attr-defined]
         handler = grpc.unary_stream_rpc_method_handler(behavior)
@@ -51,8 +55,8 @@ def add_service(reporter: LoadReporter, server: Any) -> None:
 
 
 def interval_s_of(reporter: LoadReporter, request: bytes) -> float:
-    """What the client asked for, and no less than the minimum."""
-    return max(decode_request(request), reporter.min_oob_interval_s)
+    """What the client asked for, an hour at most, and no less than the minimum."""
+    return max(min(decode_request(request), MAX_INTERVAL_S), reporter.min_oob_interval_s)
 
 
 def _aio_behavior(reporter: LoadReporter) -> Callable[[bytes, Any], AsyncIterator[bytes]]:
@@ -66,16 +70,19 @@ def _aio_behavior(reporter: LoadReporter) -> Callable[[bytes, Any], AsyncIterato
 
 
 class _Stream:
-    __slots__ = ("active", "interval_s", "send", "sent")
+    __slots__ = ("_sweep", "interval_s", "send", "sent")
 
-    def __init__(self, context: Any, send: Callable[[bytes | None], None], interval_s: float) -> None:
-        self.send = send
+    def __init__(self, context: Any, send: Callable[[bytes | None], None], interval_s: float, sweep: Callable[[], None]) -> None:
+        self.send: Callable[[bytes | None], None] | None = send  # None: over
         self.interval_s = interval_s
         self.sent = 0
-        self.active = bool(context.add_callback(self._over))
+        self._sweep = sweep
+        if not context.add_callback(self._over):
+            self.send = None
 
     def _over(self) -> None:
-        self.active = False
+        self.send = None
+        self._sweep()
 
 
 class _Streams:
@@ -87,7 +94,16 @@ class _Streams:
         self._numbers = itertools.count()
         self._due: list[tuple[float, int, _Stream]] = []
         self._changed = threading.Condition()
-        self._threads = self._free = 0
+        self._threads = self._free = self._over = 0
+
+    def sweep(self) -> None:
+        """A stream is over. When that many are, they are taken out: O(1) for each on average."""
+        with self._changed:
+            self._over += 1
+            if 2 * self._over > len(self._due):
+                self._over = 0
+                self._due = [entry for entry in self._due if entry[2].send is not None]
+                heapq.heapify(self._due)
 
     def add(self, stream: _Stream) -> None:
         """Send it a report now, and again and again."""
@@ -114,7 +130,7 @@ class _Streams:
         """What is due next, when it is due; None: there is nothing to do."""
         with self._changed:
             while True:
-                while self._due and not self._due[0][2].active:
+                while self._due and self._due[0][2].send is None:
                     heapq.heappop(self._due)
                 wait_s = self._due[0][0] - time.monotonic() if self._due else _IDLE_S
                 if self._due and wait_s <= 0.0:
@@ -128,15 +144,18 @@ class _Streams:
                     return None
 
     def _serve(self, stream: _Stream) -> None:
+        send = stream.send
+        if send is None:
+            return
         try:
             message = encode(self._reporter.report())
-            stream.send(message)
+            send(message)
             stream.sent += len(message)
-            if stream.active and stream.sent >= MAX_SENT:
-                stream.send(None)
+            if stream.send is not None and stream.sent >= MAX_SENT:
+                send(None)
                 return
         except Exception as error:  # noqa: BLE001 - grpc's, of a connection that is gone
             self._reporter.complain("an out-of-band stream", error)
             return
-        if stream.active:
+        if stream.send is not None:
             self._put(stream, time.monotonic() + stream.interval_s)

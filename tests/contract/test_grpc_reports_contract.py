@@ -291,6 +291,15 @@ def test_one_report_after_the_other_is_heard(make: Make) -> None:
         eventually(lambda: client.weight("reports") >= 3, "three reports")
 
 
+def test_a_server_that_sends_without_pause_is_not_read_without_pause(make: Make) -> None:
+    """At most two reports an interval are looked at, or one of its servers has the client's event loop for itself."""
+    with reporting_servers(None, oob=[MESSAGE] * 10_000) as servers:
+        client = heard(make(servers, {**OOB, "oob_interval_s": 60.0}))
+        for _ in range(300):  # many a turn of the loop: without a pause it would have read hundreds
+            client.call("unary_unary")
+        assert client.weight("reports") <= 2
+
+
 def test_a_server_without_the_service_is_asked_once_for_each_connection(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     """One line in the log; a new connection is asked again."""
     with reporting_servers(None, oob=[UNIMPLEMENTED]) as servers, caplog.at_level(logging.WARNING):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent import futures
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -20,7 +22,8 @@ from meshlb.grpc.oob import METHOD
 from meshlb.load.orca import TRAILER, of_trailers, parse
 from meshlb.load.orca_wire import decode, encode_request
 from meshlb.server import LoadReporter, record_request_cost
-from meshlb.server.oob import MAX_SENT, MAX_THREADS
+from meshlb.server.cpu import LOOK_S, cores
+from meshlb.server.oob import MAX_INTERVAL_S, MAX_SENT, MAX_THREADS, _Stream, _Streams, interval_s_of
 from meshlb.server.reporter import MAX_METRICS
 from tests.contract.grpc_aio_driver import LoopThread
 from tests.support.channels import PATIENCE_S, eventually
@@ -315,6 +318,33 @@ def test_a_process_that_works_says_so() -> None:
         worker.join()
 
 
+def test_what_a_container_may_have_is_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes resizes pods in place."""
+    reporter = LoadReporter()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(1), raising=False)
+    now = cores()
+    reporter._cores = 1000.0  # as if it had been resized since
+    for ago_s, looked in ((0.0, False), (LOOK_S, True)):
+        reporter._looked_s -= ago_s
+        reporter.set("queue", ago_s)  # the next report is a new one
+        reporter.report()
+        assert (reporter._cores == now) is looked
+
+
+def test_a_handler_that_grpc_does_not_wait_for_is_left_as_it_is() -> None:
+    """It has a third argument, and its end is not the call's."""
+
+    def behavior(request: bytes, context: Any, send: Callable[[bytes | None], None]) -> None:
+        send(request)
+        send(None)
+
+    behavior.experimental_non_blocking = True  # type: ignore[attr-defined]
+    handler = grpc.unary_stream_rpc_method_handler(behavior)
+    interceptor = LoadReporter().interceptor
+    details = SimpleNamespace(method="/a.B/C")
+    assert interceptor.intercept_service(lambda _: handler, details) is handler
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -412,6 +442,65 @@ def test_streams_hold_no_worker_of_a_server_of_threads() -> None:
         assert 1 <= len(senders) <= MAX_THREADS
         for stream in streams:
             stream.cancel()
+
+
+class Unread:
+    """What grpc hands to a handler that it does not wait for, of a client that has stopped reading."""
+
+    def __init__(self) -> None:
+        self.sending = threading.Event()
+        self.go = threading.Event()
+
+    def add_callback(self, over: Callable[[], None]) -> bool:
+        self.over = over
+        return True
+
+    def send(self, _: bytes | None) -> None:
+        self.sending.set()
+        self.go.wait(PATIENCE_S)
+
+
+def test_three_clients_that_do_not_read_hold_up_nobody_else() -> None:
+    """Each may hold one thread, and there is a fourth."""
+    streams = _Streams(LoadReporter())
+    clients = [Unread() for _ in range(4)]
+    for client in clients:
+        streams.add(_Stream(client, client.send, 3600.0, streams.sweep))
+        assert client.sending.wait(PATIENCE_S)
+    for client in clients:
+        client.go.set()
+        client.over()
+
+
+def test_streams_that_were_cancelled_are_not_kept_until_they_are_due() -> None:
+    """However long an interval they asked for; each lets go of grpc's call at once."""
+    streams = _Streams(LoadReporter())
+    clients = [Unread() for _ in range(100)]
+    made = []
+    for client in clients:
+        client.go.set()
+        made.append(_Stream(client, client.send, 3600.0, streams.sweep))
+        streams.add(made[-1])
+    eventually(lambda: len(streams._due) == 100 and all(due_s for due_s, *_ in streams._due), "all wait")
+    assert all(client.sending.wait(PATIENCE_S) for client in clients)
+    eventually(lambda: streams._free == streams._threads, "all were served")
+    clients[60].over()
+    assert made[60].send is None
+    for client in clients[61:]:
+        client.over()
+    assert len(streams._due) == 100
+    for client in clients[40:60]:
+        client.over()
+    assert 40 <= len(streams._due) < 60
+    for client in clients[:40]:
+        client.over()
+    assert not streams._due
+
+
+def test_an_interval_has_an_hour_at_most() -> None:
+    """Unless the minimum is more."""
+    assert interval_s_of(LoadReporter(), encode_request(2.0**39)) == MAX_INTERVAL_S == 3600.0
+    assert interval_s_of(LoadReporter(min_oob_interval_s=7200.0), encode_request(2.0**39)) == 7200.0
 
 
 def test_a_stream_ends_before_an_unread_one_could_block() -> None:

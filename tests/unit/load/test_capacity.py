@@ -62,10 +62,10 @@ def test_the_weight_of_a_report_is_a58s(said: LoadReport, weight: float) -> None
     """Calls a second over utilization and the share of errors; the application's word before the processor's."""
     capacities, subs = pool(NOW, 2)
     capacities.on_report(subs[0], said, 0.0)
-    capacities.on_report(subs[1], LoadReport(qps=1, cpu_utilization=1), 0.0)
+    capacities.on_report(subs[1], LoadReport(qps=50, cpu_utilization=1), 0.0)
     assert capacities.describe_one(subs[0], 0.0)["reported"]["weight"] == pytest.approx(weight, rel=1e-3)
     assert capacities.tick(1.0)
-    assert subs[0].capacity / subs[1].capacity == pytest.approx(weight)
+    assert subs[0].capacity / subs[1].capacity == pytest.approx(weight / 50)
 
 
 def test_the_penalty_of_errors_is_the_configurations() -> None:
@@ -162,6 +162,30 @@ def test_weights_are_made_at_updates_and_only_then() -> None:
     assert capacities.tick(3.0)  # A58: however little it is
     capacities.know([], 4.0)
     assert capacities.due_s() is None
+
+
+@pytest.mark.parametrize(("qps", "bound"), [(9e11, 10.0), (1e-9, 0.01)])
+def test_one_absurd_server_has_a58s_bounds_of_the_median_and_moves_nobody_else(qps: float, bound: float) -> None:
+    """Whatever the policy; each weight that was cut is counted."""
+    capacities, subs = pool(NOW, 5)
+    for sub in subs:
+        capacities.on_report(sub, report(1e-3, qps=qps if sub is subs[0] else 100.0), 0.0)
+    assert capacities.tick(1.0)
+    assert [sub.capacity / subs[1].capacity for sub in subs] == pytest.approx([bound, 1.0, 1.0, 1.0, 1.0])
+    assert capacities.describe()["weight"]["cut"] == 1
+
+
+@pytest.mark.parametrize("source", ["a58", "reported"])
+def test_nothing_of_the_process_before_counts_after_a_new_connection(source: str) -> None:
+    """Neither its last report nor its share of the sums."""
+    capacities, subs = pool(Weight(source=source, smoothing_s=60.0), 2)
+    for step in range(60):
+        capacities.on_report(subs[0], report(0.1), float(step))
+    capacities.on_connected(subs[0])
+    assert capacities.describe_one(subs[0], 60.0) == {}
+    for step in range(60, 72):
+        capacities.on_report(subs[0], report(1.0), float(step))
+    assert capacities.describe_one(subs[0], 72.0)["reported"]["weight"] == 100.0
 
 
 # --- the careful way -----------------------------------------------------------------------------------------------------------

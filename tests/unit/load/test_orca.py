@@ -154,6 +154,29 @@ def test_the_work_for_a_report_is_bounded() -> None:
     assert time.perf_counter() - began < 0.5
 
 
+@pytest.mark.parametrize(
+    "value", ['{"a":[' + "{}," * 2600 + "{}]}", '{"a":' + "[" * 300 + "]" * 300 + "}"], ids=["objects", "lists"]
+)
+def test_json_of_many_lists_or_objects_is_refused_unread(value: str) -> None:
+    """Each costs as much as a metric."""
+    assert parse(value).problem == f"more than {MAX_METRICS} lists and objects"
+
+
+@pytest.mark.parametrize("form", ["text", "json", "message"])
+def test_a_strangers_text_is_plain_ascii_in_what_is_said_of_it(form: str) -> None:
+    """No escape sequence for a terminal, no lone surrogate, nothing that an encoder refuses."""
+    name = "\x1b[31m\u202e\n" + ("\ud800" if form == "json" else "")
+    values: dict[str, str | bytes] = {
+        "text": f"TEXT utilization.{name}:-1",
+        "json": json.dumps({"utilization": {name: -1}}),
+        "message": encode(LoadReport(utilization={name: -1.0})) if form == "message" else b"",
+    }
+    problem = parse(values[form]).problem
+    assert "beyond all reason" in problem
+    assert problem.isascii()
+    assert problem.isprintable()
+
+
 NAMES = st.text(alphabet="abcXYZ019_-/.", min_size=1, max_size=12).filter(lambda name: name.strip())
 SHARES = st.floats(min_value=0.0, max_value=1e12)
 ANY = st.floats(min_value=-1e12, max_value=1e12)

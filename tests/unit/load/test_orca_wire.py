@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshlb.core.report import LoadReport
-from meshlb.load.orca_wire import MAX_MESSAGE, MAX_METRICS, Unsound, decode, decode_request, encode, encode_request
+from meshlb.load.orca_wire import MAX_FIELDS, MAX_MESSAGE, MAX_METRICS, Unsound, decode, decode_request, encode, encode_request
 from tests.unit.load.test_orca import FULL, REPORTS
 
 DOUBLE, UINT64, MESSAGE, STRING = 1, 4, 11, 9
@@ -108,6 +108,21 @@ def test_what_is_malformed_or_absurd_is_unsound(message: bytes) -> None:
     """And nothing else is raised."""
     with pytest.raises(Unsound):
         decode(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (b"\x78\x01" * (MAX_FIELDS + 1), f"more than {MAX_FIELDS} fields"),
+        (b"\x42\x0d" + b"\x0a\x01a" + b"\x78\x01" * 5, "more than 4 fields"),
+    ],
+    ids=["message", "entry"],
+)
+def test_the_work_for_a_message_is_bounded_by_its_fields_known_or_not(message: bytes, said: str) -> None:
+    """Unknown ones cost as much, and it is an event loop that may read them."""
+    with pytest.raises(Unsound, match=said):
+        decode(message)
+    assert decode(b"\x78\x01" * MAX_FIELDS) == LoadReport()
 
 
 @given(st.binary(max_size=200))
