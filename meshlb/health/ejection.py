@@ -2,7 +2,7 @@
 envoy_outlier.py, a50.py), the book remembers (book.py), and what the pool sees is worked out here.
 
 **The probe** (our own rules only; Envoy and A50 have none): when its time is over, an endpoint may take one real request (``claim``), as soon
-as enough were picked since it went (relative.py: who calls rarely would probe with each call).
+as enough were picked since it went (relative.py: who calls rarely would probe with each call), or there is nobody else with room.
 The success of an attempt that began at or after the claim brings it back, any failure of such a one, OVERLOADED included, sends it out
 again, for longer. Stragglers from before do not count. A probe that its caller cancels says nothing, and the next request is one; the
 third in a row counts as failed, since callers give up on what does not answer. One that never ends holds the place for
@@ -24,7 +24,7 @@ from meshlb.core.clock import Rng
 from meshlb.core.outcome import Outcome
 from meshlb.core.subchannel import Subchannel
 from meshlb.health.a50 import A50
-from meshlb.health.book import Book
+from meshlb.health.book import Book, Ejection
 from meshlb.health.envoy_outlier import EnvoyOutlier
 from meshlb.health.outlier import EnvoyRules, Outlier, OwnRules
 from meshlb.health.relative import Relative
@@ -115,15 +115,17 @@ class Ejector:
             due_s = self._next_s
         return None if due_s is None else self._on_the_clock(due_s)
 
-    def claim(self, sub: Subchannel, now_s: float, *, replays: bool = True) -> bool:
+    def claim(self, sub: Subchannel, now_s: float, *, replays: bool = True, alone: bool = False) -> bool:
         """May this request be the probe? True for exactly one caller, who then sends it there, with ``now_s`` as its start. One that could
-        not go on elsewhere if it failed (not ``replays``) may only after nobody else came for ``PATIENCE_S``."""
+        not go on elsewhere if it failed (not ``replays``) may only after nobody else came for ``PATIENCE_S``. ``alone``: all others are full,
+        so it does not wait for other calls to be picked."""
         own, ejection = self._own, self._book.out.get(sub)
         if own is None or ejection is None:
             return False
-        if now_s + self._ahead_s < ejection.until_s or own.too_soon(ejection):
+        time_s = now_s + self._ahead_s
+        if time_s < ejection.until_s or (not alone and own.too_soon(ejection, time_s)):
             return False
-        claimed = ejection.claim(now_s + self._ahead_s, own.probe_timeout_s, 0.0 if replays else PATIENCE_S)
+        claimed = ejection.claim(time_s, own.probe_timeout_s, 0.0 if replays else PATIENCE_S)
         if claimed:
             self._book.standing[sub].probed_s = now_s
         return claimed
@@ -143,7 +145,7 @@ class Ejector:
         if sub not in self.out:
             state = "used nevertheless: too many are out"
         elif sub in self.probing:
-            state = "waits for a probe" if ejection.probed_s is None else "waits for its probe to end"
+            state = self._waits_for(ejection, time_s)
         return {
             "state": state,
             "reason": ejection.reason,
@@ -158,6 +160,12 @@ class Ejector:
         if rules is None:
             return {"mode": self.settings.mode}
         return {"mode": self.settings.mode, "panic": rules.panic, "probing": len(self.probing), **self._book.describe()}
+
+    def _waits_for(self, ejection: Ejection, time_s: float) -> str:
+        if ejection.probed_s is not None:
+            return "waits for its probe to end"
+        calls = self._own.picks_left(ejection, time_s) if self._own is not None else 0
+        return f"waits for {calls} more call{'s' if calls > 1 else ''}, then for a probe" if calls else "waits for a probe"
 
     def _is_straggler(self, sub: Subchannel, began_s: float) -> bool:
         """It began before the endpoint came back: what it says is long known."""

@@ -29,7 +29,10 @@ Simulated, five of ten broken for 10 s and the rest full: without it calls went 
 **How many calls**: also not before the pool has begun ``TURNS`` (3) attempts for each of its endpoints, ``MOST_PICKS`` (100) at most, unless
 those who are in fail as well. A time alone is over at the next call of somebody who calls every ten seconds, who would probe with nearly
 each of them: of 2,900 calls in eight hours, one of ten pods broken, 514 met it, 100 without any ejection, and 96 with this; at one call in
-100 s 66 %, and now 3 %. From one call a second on the times are longer than that, and nothing changes.
+100 s 66 %, and now 3 %. From one call a second on the times are longer than that, and nothing changes. It ends in time, too: when the time has
+been over for ``PATIENT_FOR`` (60) times ``max_ejection_s``, an hour by default, the next call may be the probe. Shorter than what the
+calls take, this would undo it: 30 of them, one each 100 s, are 50 minutes. Nor does it hold back a call for which all others are full
+(pool/limited_view.py).
 
 Cost: O(1) at a failure, O(n) in a sweep; these are at least 100 ms and n / 2,000 s apart, and there is none while nothing fails. The
 totals of successes are read then, so a success pays nothing. Under threads they may be off by a few, which the rules do not notice. A
@@ -61,6 +64,7 @@ PANIC_ENDS: Final = 0.8
 HURRY_RATIO: Final = 0.1
 TURNS: Final = 3
 MOST_PICKS: Final = 100
+PATIENT_FOR: Final = 60.0  # times max_ejection_s
 
 
 class Relative:
@@ -146,14 +150,20 @@ class Relative:
         time_s *= 1.0 - rules.ejection_jitter_ratio * self._rng.random()
         self._book.eject(sub, rule, reason, now_s + time_s, now_s, self._begun())
 
-    def too_soon(self, ejection: Ejection) -> bool:
+    def too_soon(self, ejection: Ejection, now_s: float) -> bool:
         """Its time is over, and a call was picked: have there been too few of them to risk this one? O(1), but for the first. Any thread."""
-        left = ejection.picks_left
-        if left is None:
-            picked = max(self._begun() - ejection.began_at, 0)  # less than nothing: some that were counted then are gone
-            left = min(TURNS * len(self._tallies), MOST_PICKS) - picked
+        left = self.picks_left(ejection, now_s)
         ejection.picks_left = left - 1
         return left > 0
+
+    def picks_left(self, ejection: Ejection, now_s: float) -> int:
+        """How many calls go elsewhere before one may be the probe. Any thread; changes nothing."""
+        if now_s >= ejection.until_s + PATIENT_FOR * self._rules.max_ejection_s:
+            return 0
+        if ejection.picks_left is not None:
+            return max(ejection.picks_left, 0)
+        picked = max(self._begun() - ejection.began_at, 0)  # less than nothing: some that were counted then are gone
+        return max(min(TURNS * len(self._tallies), MOST_PICKS) - picked, 0)
 
     def _begun(self) -> int:
         return sum([sub.started for sub in list(self._tallies)])

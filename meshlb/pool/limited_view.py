@@ -2,7 +2,8 @@
 
 Endpoints that are full are left out (``limit.picker``), by a look that takes no lock. So two threads may both see the last place of one
 endpoint, and both count themselves. Each looks again when it has: who finds more than may be there takes itself out and picks again. So
-at no time are there more than ``max_in_flight`` attempts that stay.
+at no time are there more than ``max_in_flight`` attempts that stay. When all are full but one whose ejection is over, that one gets its
+probe at once: a call would be refused although somebody may be well.
 
 The line. While all are full the calls of this view wait in one line (``line``), and only the first of them tries. It does so whenever
 an attempt of the pool ended, or the view changed; when it is served or gives up, the next becomes the first, and tries. No wake-up can be
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from meshlb.core.clock import Clock, Lock, Rng
 from meshlb.core.outcome import Outcome
 from meshlb.core.policy import PickInfo
-from meshlb.core.subchannel import Attempt
+from meshlb.core.subchannel import Attempt, Subchannel
 from meshlb.limit.gate import Gate
 from meshlb.limit.picker import pick_with_room
 from meshlb.pool.view import View, ViewListener
@@ -46,7 +47,7 @@ class LimitedView(View):
         now_s, limit, tries = self._now_s(), self._max_in_flight, TOO_MANY
         while tries and (subchannel := self.picker.pick(info, now_s)) is not None:
             if len(subchannel.unary) + len(subchannel.streams) >= limit:
-                other = pick_with_room(self.picker, self.candidates, limit, info, now_s)
+                other = pick_with_room(self.picker, self.candidates, limit, info, now_s) or self._probe(info, now_s)
                 if other is None:
                     return None
                 subchannel = other
@@ -75,6 +76,16 @@ class LimitedView(View):
                 if line.inside:
                     line.knock()
         return ended
+
+    def _probe(self, info: PickInfo, now_s: float) -> Subchannel | None:
+        """One that is ejected and due, for a call that may be risked (``pool.balancer``), while all others are full."""
+        ejector = self.pool.balancer.ejector
+        if ejector is None or info.exclude or not info.judged:
+            return None
+        for sub in self._choice.probes:
+            if sub.in_flight < self._max_in_flight and ejector.claim(sub, now_s, replays=info.replays, alone=True):
+                return sub
+        return None
 
     def _take_out(self, attempt: Attempt) -> None:
         """It was never sent; whoever saw it counted looks again."""

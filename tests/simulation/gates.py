@@ -48,7 +48,8 @@ LATENCY = {
     "homog90": (1.43, 1.26, 1.10),
     "homog95": (1.38, 1.31, 1.14),
     "hetero70": (1.51, 1.19, 1.13),
-    "antag65": (1.44, 1.64, 1.85),
+    # Its p99.9 in their milliseconds: the figure is by a reference of 171 ms, and ours is 211 over these seeds.
+    "antag65": (1.44, 1.64, 1.85 * 171 / 211),
     "gc50": (1.16, 1.81, 1.30),
     "roll65": (1.30, 1.09, 1.04),
     "low30": (1.08, 1.03, 1.01),

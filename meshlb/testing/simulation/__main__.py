@@ -10,9 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,32 +28,47 @@ T = TypeVar("T")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0, 2 for what cannot be run, 130 after Ctrl-C."""
+    """The exit status: 0 (also when the reader of the output is gone), 2 for what cannot be run, 130 after Ctrl-C."""
     asked = _parser().parse_args(arguments)
     logging.getLogger("meshlb").setLevel(logging.ERROR)  # of ejections, which are what a scenario is about
     try:
         policies = {name: Config(policy=name, outlier=asked.outlier) for name in asked.policies}
         if asked.svg:
-            asked.svg.touch()  # now, not after an hour
+            _try(asked.svg)  # now, not after an hour
     except (ConfigError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    compared: list[Compared] = []
-    title = f"policies on {len(asked.scenarios)} scenarios, seeds {', '.join(map(str, asked.seeds))}, outlier={asked.outlier}"
     try:
-        if not asked.json:
-            _say(f"{title}: ratios to the reference, median over the seeds\n{HEADING}")
-        for one in compare(asked.scenarios, policies, asked.seeds, jobs=asked.jobs):
-            compared.append(one)
-            if not asked.json:
-                _say(block(one))
+        _run(asked, policies)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
+    except BrokenPipeError:  # `… | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still in the buffer goes nowhere, silently
+    return 0
+
+
+def _run(asked: argparse.Namespace, policies: Mapping[str, Config]) -> None:
+    compared: list[Compared] = []
+    title = f"policies on {len(asked.scenarios)} scenarios, seeds {', '.join(map(str, asked.seeds))}, outlier={asked.outlier}"
+    if not asked.json:
+        _say(f"{title}: ratios to the reference, median over the seeds\n{HEADING}")
+    for one in compare(asked.scenarios, policies, asked.seeds, jobs=asked.jobs):
+        compared.append(one)
+        if not asked.json:
+            _say(block(one))
     _say(json.dumps(plain(compared, asked.seeds), indent=2) if asked.json else means(compared))
     if asked.svg:
         asked.svg.write_text(draw(compared, title), encoding="utf-8")
-    return 0
+
+
+def _try(file: Path) -> None:
+    """Raises OSError if it could not be written; what is there stays as it is."""
+    is_new = not file.exists()
+    with file.open("a", encoding="utf-8"):
+        pass
+    if is_new:
+        file.unlink()
 
 
 def _parser() -> argparse.ArgumentParser:

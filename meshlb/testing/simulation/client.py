@@ -55,8 +55,6 @@ class Client:
         find: Callable[[str], Server | None],
         record: Record,
     ) -> None:
-        if config.limits.any:
-            raise ConfigError("limits: the simulation has none")
         self.number = number
         self.pool = pool_of(config, events, rng, self._wake)
         self.view = self.pool.view(self)
@@ -246,7 +244,14 @@ class Client:
 
 
 def pool_of(config: Config, events: Events, rng: random.Random, wake: Callable[[float], None]) -> Pool:
-    """As the mesh makes it."""
+    """With what the mesh would hand over, but for what nothing here does: limits and load reports raise ConfigError, nobody looks for new
+    endpoints when one fails, and no Service asks for affinity."""
+    if config.limits.any:
+        raise ConfigError(f"limits={config.limits.to_dict()!r}: must not limit anything: the simulation has none")
+    if config.weight.source != "static":
+        raise ConfigError(
+            f"weight.source={config.weight.source!r}: must be 'static': servers report load, and the simulation has none that do"
+        )
     return Pool(
         "orders.shop",
         config.policy.build(rng),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -50,12 +51,12 @@ class Played:
         return 1.0 - len(self._took_s) / len(self.calls) if self.calls else 0.0
 
     def busiest_to_mean(self) -> float:
-        """How much more than its share the busiest server got: 1 is even."""
-        return _busiest([call.place for call in self.calls], self.scenario.servers)
+        """How much more than its share the busiest server got of the calls that were sent: 1 is even; NaN if there are none."""
+        return _busiest([call.place for call in self.calls if call.place != NOBODY], self.scenario.servers)
 
     def busiest_in_windows(self, calls: int = 1000) -> list[float]:
-        """The same, for each so many calls that follow each other."""
-        places = [call.place for call in sorted(self.calls)]
+        """The same, for each so many calls that were sent one after the other."""
+        places = [call.place for call in sorted(self.calls) if call.place != NOBODY]
         ends = range(calls, len(places) + 1, calls)
         return [_busiest(places[end - calls : end], self.scenario.servers) for end in ends]
 
@@ -64,7 +65,7 @@ class Played:
 
 
 def _busiest(places: Sequence[int], servers: int) -> float:
-    return max(Counter(places).values()) * servers / len(places)
+    return max(Counter(places).values()) * servers / len(places) if places else math.nan
 
 
 def play(scenario: Scenario, config: Config, seed: int) -> Played:

@@ -25,6 +25,10 @@ MILD_ANTAGONISTS = Episodes(gap_s=8.0, episode_s=2.0, slower=(2.0, 4.0))
 PAUSES = Episodes(gap_s=5.0, episode_s=0.3, slower=None)
 ROLLING = Rolling(from_s=16.0, every_s=6.0, away_s=1.5, speed=0.2, warm_s=8.0)
 
+# The figures for ``antag65`` (tests/simulation/gates.py) are fitted to the order of a central queue: their reference has a p99 of 91 ms,
+# near ours of that kind (85), while our clairvoyant's is 69. So the better bound is left out here, to compare like with like.
+AS_THE_TABLE = ("central_queue",)
+
 
 def _failing(of: tuple[int, ...], ratio: float) -> tuple[Failing]:
     return (Failing(of=of, ratio=ratio, from_s=25.0, until_s=55.0),)
@@ -35,7 +39,7 @@ MAIN = (
     Scenario(name="homog90", load_ratio=0.90, length_s=90.0),
     Scenario(name="homog95", load_ratio=0.95, length_s=120.0),
     Scenario(name="hetero70", load_ratio=0.70, length_s=90.0, disturbances=(Speeds(of=(7, 8, 9), speed=0.4),)),
-    Scenario(name="antag65", load_ratio=0.55, length_s=90.0, disturbances=(ANTAGONISTS,), bounds=("central_queue",)),
+    Scenario(name="antag65", load_ratio=0.55, length_s=90.0, disturbances=(ANTAGONISTS,), bounds=AS_THE_TABLE),
     Scenario(name="gc50", load_ratio=0.50, length_s=90.0, disturbances=(PAUSES,)),
     Scenario(name="roll65", load_ratio=0.60, length_s=80.0, disturbances=(ROLLING,)),
     Scenario(name="low30", load_ratio=0.30, servers=5, clients=20, length_s=150.0),

@@ -56,7 +56,7 @@ def plain(compared: Sequence[Compared], seeds: Sequence[int]) -> dict[str, Any]:
                 name: {
                     "latency_ratios": [_or_none(ratio) for ratio in score.latency_ratios],
                     "failed_ratio": score.failed_ratio,
-                    "busiest_to_mean": score.busiest_to_mean,
+                    "busiest_to_mean": _or_none(score.busiest_to_mean),
                     "busiest_in_1000": _or_none(score.busiest_in_1000),
                 }
                 for name, score in one.scores.items()

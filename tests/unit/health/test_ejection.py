@@ -11,6 +11,7 @@ import pytest
 from meshlb.core.outcome import Outcome
 from meshlb.health.ejection import Ejector
 from meshlb.health.outlier import Outlier
+from meshlb.health.relative import PATIENT_FOR
 from tests.support.outliers import Drawn, Field, subchannel
 
 FAILURE = Outcome.FAILURE
@@ -238,7 +239,6 @@ def test_it_explains_itself() -> None:
         "times": 1,
     }
     field.run(0.6)
-    assert (field.ejector.why(field.subs[0], field.now_s) or {})["state"] == "waits for a probe"
     assert field.claim(0)
     assert (field.ejector.why(field.subs[0], field.now_s) or {})["state"] == "waits for its probe to end"
     assert field.ejector.describe() == {
@@ -313,7 +313,7 @@ def test_who_calls_rarely_probes_after_some_calls_and_not_after_each_pause(n: in
         assert field.probing == {0}
         for _ in range(calls - made_before):
             assert not field.claim(0, busy=False)
-            field.run(60.0)
+            field.run(30.0)
         assert [field.claim(0, busy=False) for _ in range(2)] == [True, False]
         field.fail(0)
     field.run(120.0)
@@ -342,3 +342,45 @@ def test_while_the_others_fail_too_nobody_waits_for_calls() -> None:
     assert field.out == {0}
     field.run(1.0)
     assert field.claim(0, busy=False)
+
+
+def test_a_call_for_which_all_others_are_full_does_not_wait_for_other_calls() -> None:
+    """Only for the time; and it is one call, as ever."""
+    field = Field(10)
+    field.eject(0)
+    assert not field.ejector.claim(field.subs[0], field.now_s, alone=True)
+    field.run(1.0)
+    assert not field.claim(0, busy=False)
+    assert [field.ejector.claim(field.subs[0], field.now_s, alone=True) for _ in range(2)] == [True, False]
+
+
+def test_calls_are_waited_for_no_longer_than_sixty_times_the_longest_ejection() -> None:
+    """After its time is over; each failure begins this anew."""
+    field = Field(10, Outlier(max_ejection_s=2.0))
+    field.eject(0)
+    for out_s in (1.0, 2.0):
+        field.run(out_s + 2.0 * PATIENT_FOR - 0.5)
+        assert not field.claim(0, busy=False)
+        field.run(0.5)
+        assert field.claim(0, busy=False)
+        field.fail(0)
+
+
+def test_it_says_how_many_calls_a_probe_waits_for() -> None:
+    """One less with each that is picked; to be asked is none of them."""
+    field = Field(2)
+    field.eject(0)
+
+    def state() -> object:
+        return (field.ejector.why(field.subs[0], field.now_s) or {})["state"]
+
+    assert state() == "ejected"
+    field.run(1.0)
+    assert [state(), state()] == ["waits for 6 more calls, then for a probe"] * 2
+    for _ in range(5):
+        assert not field.claim(0, busy=False)
+    assert state() == "waits for 1 more call, then for a probe"
+    assert not field.claim(0, busy=False)
+    assert state() == "waits for a probe"
+    assert field.claim(0, busy=False)
+    assert state() == "waits for its probe to end"

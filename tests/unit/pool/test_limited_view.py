@@ -39,7 +39,7 @@ def test_without_a_limit_a_view_is_a_plain_one() -> None:
     assert type(Bench().view) is View
 
 
-def _one_ejected() -> tuple[Bench, Subchannel]:
+def _one_ejected(*, busy: bool = True) -> tuple[Bench, Subchannel]:
     bench = Bench(max_in_flight=2, outlier=Outlier(consecutive_failures=5, base_ejection_s=2.0, ejection_jitter_ratio=0.0))
     bench.publish(*(pod(number) for number in (1, 2, 3)))
     bench.connect(READY, *bench.view.wanted())
@@ -49,7 +49,7 @@ def _one_ejected() -> tuple[Bench, Subchannel]:
         assert attempt is not None
         bench.loop.advance(0.01)
         bench.view.end(attempt, Outcome.FAILURE if attempt.subchannel is bad else Outcome.SUCCESS)
-    bench.sub(2).started += MOST_PICKS
+    bench.sub(2).started += MOST_PICKS if busy else 0
     return bench, bad
 
 
@@ -165,3 +165,28 @@ def test_an_ejected_endpoint_that_is_full_gets_no_probe_and_keeps_nobody_from_th
     probe = bench.view.begin(risked)
     assert probe is not None
     assert probe.subchannel is bad
+
+
+def test_while_all_others_are_full_an_ejected_endpoint_gets_its_probe_at_once() -> None:
+    """When its time is over, however few calls were picked meanwhile; and a call that may be risked: none that failed before, none whose
+    end does not count."""
+    bench, bad = _one_ejected(busy=False)
+    risked = PickInfo(ANY.method, replays=True)
+    for number in (2, 3):
+        hold(bench.sub(number).unary, 2)
+    assert bench.view.begin(risked) is None
+    bench.loop.advance(2.5)
+    bench.pool.tick()
+    assert bench.view.begin(PickInfo(ANY.method, frozenset([bench.sub(2)]), replays=True)) is None
+    assert bench.view.begin(PickInfo(ANY.method, replays=True, judged=False)) is None
+    hold(bad.unary, 2)
+    assert bench.view.begin(risked) is None
+    bad.unary.clear()
+    probe = bench.view.begin(risked)
+    assert probe is not None
+    assert probe.subchannel is bad
+    assert bench.view.begin(risked) is None
+    bench.view.end(probe)
+    back = bench.view.begin(risked)
+    assert back is not None
+    assert back.subchannel is bad

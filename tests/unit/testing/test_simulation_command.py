@@ -68,6 +68,20 @@ def test_a_closed_loop_has_no_ratios_but_all_else(compared: list[Compared]) -> N
     assert plain(compared, [1])["scenarios"]["closed"]["reference_s"] == [None] * 3
 
 
+def test_a_scenario_without_a_counted_call_has_no_figures() -> None:
+    """Dashes in the table, None for machines, and no error."""
+    quiet = Scenario(name="quiet", load_ratio=0.001, servers=1, workers=1, clients=1, length_s=2.0, warm_up_s=1.9)
+    compared = list(compare([quiet], {"p2c": Config()}, [1]))
+    found = compared[0].scores["p2c"]
+    assert all(math.isnan(one) for one in (*found.latency_ratios, found.busiest_to_mean, found.busiest_in_1000))
+    assert block(compared[0]).splitlines()[1].split() == ["p2c", "-", "-", "-", "0.00%", "-", "-"]
+    assert (
+        json.loads(json.dumps(plain(compared, [1]), allow_nan=False))["scenarios"]["quiet"]["policies"]["p2c"]["busiest_to_mean"]
+        is None
+    )
+    assert means(compared) == ""
+
+
 def test_the_geometric_mean_is_one() -> None:
     """Of 1, 2 and 4: 2."""
     made = [Compared(SMALL, (1.0,) * 3, {"a": Score((ratio,) * 3, 0.0, 1.0, 1.0)}) for ratio in (1.0, 2.0, 4.0)]
@@ -156,6 +170,33 @@ def test_ctrl_c_ends_the_command_and_its_processes_at_once(jobs: str) -> None:
     eventually(
         lambda: not is_there(running.pid), "the end of all its processes"
     )  # the tracker of multiprocessing's resources is the last
+
+
+def test_a_reader_that_is_gone_ends_the_command_quietly() -> None:
+    """As with ``| head -1``: status 0, and nothing is said."""
+    command = [sys.executable, "-m", "meshlb.testing.simulation", "--scenarios", f"{FEW},few-3x5", "--policies", "p2c"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.readline()
+        running.stdout.close()
+        assert running.wait(60.0) == 0
+        assert running.stderr.read() == ""
+
+
+@pytest.mark.parametrize("before", [None, "an older drawing"])
+def test_ctrl_c_leaves_no_empty_drawing(before: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And an older one as it was."""
+    file = tmp_path / "table.svg"
+    if before is not None:
+        file.write_text(before, encoding="utf-8")
+
+    def interrupted(*args: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("meshlb.testing.simulation.__main__.compare", interrupted)
+    assert main(["--scenarios", FEW, "--svg", str(file)]) == 130
+    assert [one.read_text(encoding="utf-8") for one in tmp_path.iterdir()] == ([] if before is None else [before])
 
 
 def is_there(group: int) -> bool:

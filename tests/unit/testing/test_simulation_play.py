@@ -16,8 +16,9 @@ from meshlb.config import Config
 from meshlb.core.clock import Rng
 from meshlb.core.policy import PickInfo
 from meshlb.core.subchannel import Subchannel
+from meshlb.errors import ConfigError
 from meshlb.load.in_flight import LiveOnly
-from meshlb.testing.simulation import Burst, Change, Done, Failing, Played, Scenario, What, constant, exponential, play
+from meshlb.testing.simulation import Burst, Change, Done, Failing, Played, Scenario, Simulation, What, constant, exponential, play
 from tests.picking import seed_of_run
 
 WIRE_S = 0.0006  # both ways, on average
@@ -192,6 +193,11 @@ def test_a_call_that_nobody_can_take_fails() -> None:
         {(-1, False)},
         {(0, True)},
     ]
+    assert played.busiest_to_mean() == 1.0
+    assert played.busiest_in_windows(10) == [1.0] * ((len(before) + len(after)) // 10)
+    nobody = play(replace(SMALL, servers=1, disturbances=(These((Change(1.0, 0, What.LEAVE),)),)), Config(), 1)
+    assert nobody.failed_ratio == 1.0
+    assert math.isnan(nobody.busiest_to_mean())
 
 
 def test_a_closed_loop_has_as_many_calls_as_users() -> None:
@@ -223,3 +229,27 @@ def by_thirds(played: Played, from_s: float, until_s: float) -> tuple[list[Done]
     before = [call for call in played.calls if call.at_s < from_s]
     within = [call for call in played.calls if from_s <= call.at_s < until_s]
     return before, within, [call for call in played.calls if call.at_s >= until_s]
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (Config(limits={"max_in_flight": 1}), r"limits={.*'max_in_flight': 1.*}: must not limit anything: the simulation has none"),
+        (Config(weight="reported"), r"weight\.source='reported': must be 'static': .* the simulation has none"),
+        (Config(weight="a58"), r"weight\.source='a58': must be 'static'"),
+    ],
+    ids=["limits", "reported", "a58"],
+)
+def test_what_the_simulation_does_not_have_is_refused(config: Config, why: str) -> None:
+    """By both kinds of client, instead of a run that shows nothing of it."""
+    with pytest.raises(ConfigError, match=why):
+        play(SMALL, config, 1)
+    with pytest.raises(ConfigError, match=why):
+        Simulation(seed=1).add_client(config)
+
+
+def test_a_clients_subset_is_its_own() -> None:
+    """One client that knows two of three servers calls no other."""
+    subset = Config(subset={"size": 2, "min_endpoints": 3})
+    played = play(replace(SMALL, clients=1), subset, 1)
+    assert len({call.place for call in played.calls}) == 2
