@@ -2,7 +2,8 @@
 
     slots of an endpoint = max(ceil(total * its share of the weights), 1),    total = ((live + 1) * hash_balance_factor + 99) // 100
 
-``live`` are the live attempts on all of the pool, in whole numbers as Envoy has them. Up to its slots an endpoint keeps its keys. Beyond,
+``live`` are the live attempts on all of the pool, in whole numbers as Envoy has them; the weights that are shared are those of the ready
+endpoints only, so that the slots of half a pool still bear all of its calls. Up to its slots an endpoint keeps its keys. Beyond,
 the others are asked in an order shuffled by the key: the first within its slots takes the call, or, if there is none, whoever is
 least beyond. (Not the next on the ring: that one would get all that overflows.)
 
@@ -108,8 +109,9 @@ class BoundedPicker:
         self._keyless = drawn(rng)
         self._hashed = HashPicker(members, subchannels, self._keyless)
         self._all = members.subchannels
-        total = sum(members.weights)
-        self._share_of = {sub: members.weights[members.position_of[sub]] / total for sub in subchannels}
+        weights = [members.weights[members.position_of[sub]] for sub in subchannels]
+        total = sum(weights)
+        self._share_of = {sub: weight / total for sub, weight in zip(subchannels, weights, strict=True)}
         self._live = live
         self._factor = factor
 

@@ -16,8 +16,12 @@ pods keep their names (a StatefulSet behind a headless Service), ``use_hostname_
 Of endpoints with the same key (connections to one ClusterIP, two pods that had one address after the other) all but the first have their
 uid in it, so that each has keys of its own.
 
-**Weights** are discovery's, to the letter. What slow start and load reports make of them counts from a hundredth to ten times: a ring has
-(sum of weights) / (the least) points, and no server's report may make that millions.
+**Weights** are discovery's, to the letter. The factor that slow start and load reports make of them counts from a hundredth to ten times
+(a ring has (sum of weights) / (the least) points, and no server's report may make that millions), and as a power of two: the nearest
+(1/128 to 8), and then the same until the factor is half or double of it. To the letter, reports that waver by a tenth would
+move a twelfth of all keys each second under ``maglev`` and ``ring_hash``, and half under ``ipvs:sh``; like this they move none. So an
+endpoint's share follows what it reports within a factor of two: whoever needs it finer wants a policy without keys. Which step is kept
+is a process's own history: with load reports, two processes may give a key to different endpoints.
 
 Spec: Envoy's thread-aware load balancers: hash keys of hosts, the normalised weights, no hash -> a random one.
 Deviations: Envoy has a table over the healthy hosts, which moves keys between healthy hosts as well; ours is over the members, and the
@@ -27,9 +31,9 @@ it matters: that of the ``EndpointSet`` (Envoy: that of its configuration or con
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from math import isfinite
+from math import isfinite, log2
 from typing import Protocol
 
 from meshlb.balance.few import FewPicker
@@ -69,9 +73,22 @@ def host_keys(endpoints: Iterable[Endpoint], use_hostname: bool = False) -> list
     return keys
 
 
-def table_weights(subchannels: Iterable[Subchannel]) -> list[float]:
-    """The weights that a table is built by: all of discovery's, and of the others' factor what is within A58's bounds."""
-    weights = [sub.endpoint.weight * min(max(sub.warmth * sub.capacity, _LEAST_FACTOR), _LARGEST_FACTOR) for sub in subchannels]
+def coarse_factor(factor: float, before: float | None) -> float:
+    """A power of two near it, within A58's bounds; ``before``, the last answer, until it is off by two."""
+    factor = min(max(factor, _LEAST_FACTOR), _LARGEST_FACTOR)
+    if before is not None and before / 2.0 < factor < before * 2.0:
+        return before
+    return 2.0 ** round(log2(factor))
+
+
+def coarse_factors(subchannels: Iterable[Subchannel], before: Mapping[Subchannel, float]) -> dict[Subchannel, float]:
+    """What slow start and load reports make of each one's weight in a table; ``before``: in the last one."""
+    return {sub: coarse_factor(sub.warmth * sub.capacity, before.get(sub)) for sub in subchannels}
+
+
+def table_weights(factors: Mapping[Subchannel, float]) -> list[float]:
+    """The weights that a table is built by: all of discovery's, times these."""
+    weights = [sub.endpoint.weight * factor for sub, factor in factors.items()]
     return weights if isfinite(sum(weights)) else [weight / max(weights) for weight in weights]
 
 
@@ -85,22 +102,21 @@ def boolean(field: str, value: object) -> bool:
 class Members:
     """Who a table is over, in order, and what it was built from."""
 
-    __slots__ = ("endpoints", "keys", "position_of", "subchannels", "table", "weights")
+    __slots__ = ("endpoints", "factors", "keys", "position_of", "subchannels", "table", "weights")
 
-    def __init__(self, subchannels: Sequence[Subchannel], keys: list[bytes], weights: list[float], table: Table) -> None:
-        self.subchannels = tuple(subchannels)
-        self.endpoints = [sub.endpoint for sub in subchannels]
+    def __init__(self, factors: dict[Subchannel, float], keys: list[bytes], weights: list[float], table: Table) -> None:
+        self.subchannels = tuple(factors)
+        self.endpoints = [sub.endpoint for sub in factors]
+        self.factors = factors
         self.keys = keys
         self.weights = weights
-        self.position_of = {sub: at for at, sub in enumerate(subchannels)}
+        self.position_of = {sub: at for at, sub in enumerate(factors)}
         self.table = table
 
-    def are(self, subchannels: Sequence[Subchannel]) -> bool:
+    def are(self, factors: dict[Subchannel, float]) -> bool:
         """These very ones, as they are now."""
         return (
-            self.subchannels == tuple(subchannels)
-            and self.endpoints == [sub.endpoint for sub in subchannels]
-            and self.weights == table_weights(subchannels)
+            self.subchannels == tuple(factors) and self.endpoints == [sub.endpoint for sub in factors] and self.factors == factors
         )
 
 
@@ -138,13 +154,14 @@ class HashPolicy:
         return HashPicker(members, subchannels, drawn(rng))
 
     def _renewed(self, before: Members | None, subchannels: Sequence[Subchannel]) -> Members:
-        if before is not None and before.are(subchannels):
+        factors = coarse_factors(subchannels, {} if before is None else before.factors)
+        if before is not None and before.are(factors):
             return before
-        keys = host_keys([sub.endpoint for sub in subchannels], self._use_hostname)
-        weights = table_weights(subchannels)
+        keys = host_keys([sub.endpoint for sub in factors], self._use_hostname)
+        weights = table_weights(factors)
         if before is not None and (before.keys, before.weights) == (keys, weights):  # conditions changed, or a pod's uid
-            return Members(subchannels, keys, weights, before.table)
-        return Members(subchannels, keys, weights, self._build(keys, weights))
+            return Members(factors, keys, weights, before.table)
+        return Members(factors, keys, weights, self._build(keys, weights))
 
 
 class HashPicker:

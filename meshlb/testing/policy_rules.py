@@ -22,6 +22,7 @@ SIGMAS = 5.0
 PROCESSES = 1_000
 THREADS = 8
 NO_INFO = PickInfo()
+KEYS = (1, 2**64 - 1, *range(0, 2**64, 2**59 + 12_345))
 
 
 def it_has_the_name_it_is_known_by(trial: Trial) -> None:
@@ -81,7 +82,7 @@ def weights_are_read_when_a_picker_is_made(trial: Trial) -> None:
 
 
 def the_avoided_are_not_picked(trial: Trial) -> None:
-    """who is to be avoided is not picked while another is there, even if that is the busiest: a retry goes elsewhere"""
+    """who is to be avoided is not picked while another is there, even if that is the busiest: a retry goes elsewhere, with a key too"""
     for weights in WEIGHTS:
         picker, subs = trial.picker(weights)
         hold(subs[-1].unary, 50)
@@ -90,6 +91,10 @@ def the_avoided_are_not_picked(trial: Trial) -> None:
         _true(subs[0] not in left, "the first was picked, which was to be avoided")
         if trial.shares != "own":
             _true(len(set(_picked(picker, 2_000, subs[-1:]))) == len(subs) - 1, "not all others were picked where one was avoided")
+        for key in KEYS if trial.hashes() else ():
+            own = _picked(picker, 1, key=key)
+            _true(_picked(picker, 1, own, key=key) != own, f"hash {key} went to its own endpoint, which was to be avoided")
+            _same(_picked(picker, 1, subs[:-1], key=key), subs[-1:], f"the pick of hash {key} that was to avoid all but the last")
 
 
 def if_all_are_avoided_somebody_is_picked(trial: Trial) -> None:
@@ -97,6 +102,8 @@ def if_all_are_avoided_somebody_is_picked(trial: Trial) -> None:
     for weights in WEIGHTS:
         picker, subs = trial.picker(weights)
         _members(_picked(picker, 100, subs), subs)
+        for key in KEYS if trial.hashes() else ():
+            _members(_picked(picker, 1, subs, key=key), subs)
 
 
 def avoiding_a_stranger_changes_nothing(trial: Trial) -> None:

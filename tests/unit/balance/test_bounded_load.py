@@ -101,6 +101,19 @@ def test_the_bound_is_by_weight() -> None:
     assert [sub.in_flight for sub in subs] == pytest.approx([150, 50], abs=2)
 
 
+@pytest.mark.parametrize("config", [RingHash(hash_balance_factor=150), Maglev(hash_balance_factor=150)], ids=str)
+def test_the_ready_have_the_slots_of_all(config: PolicyConfig) -> None:
+    """5 of 10 are ready: 100 live attempts of one key leave 30 slots to each of the 5, and its own has one more."""
+    rng = seeded()
+    policy = config.build(rng)
+    subs = subchannels_of(policy, [1.0] * 10)
+    know(policy, subs)
+    picker = policy.new_picker(subs[::2], rng)
+    picked = [begun(picker) for _ in range(100)]
+    assert set(picked) < set(subs[::2])
+    assert picked[0].in_flight == max(sub.in_flight for sub in subs) == 31
+
+
 def test_a_key_comes_home_when_there_is_room_again() -> None:
     """The bound decides at each pick."""
     picker, _ = fleet(RingHash(hash_balance_factor=100), [1.0] * 4)

@@ -171,7 +171,48 @@ def test_reports_and_slow_start_count_from_a_hundredth_to_ten_times() -> None:
     subs = subchannels_of(policy, [1.0, 1.0, 1.0, 1e-6])
     subs[0].capacity, subs[1].capacity, subs[2].capacity, subs[2].warmth = 1e12, 1e-12, 2.0, 0.5
     policy.new_picker(subs, rng)
-    assert tables.built[0][1] == [10.0, 0.01, 1.0, 1e-6]
+    assert tables.built[0][1] == [8.0, 2.0**-7, 1.0, 1e-6]
+
+
+@pytest.mark.parametrize(
+    ("factors", "expected"),
+    [
+        ([0.1, 0.2, 0.24, 0.25, 0.4, 0.49, 0.6, 0.9, 1.0], [0.125, 0.125, 0.125, 0.25, 0.25, 0.25, 0.5, 0.5, 1.0]),  # slow start
+        ([1.0, 1.9, 0.51, 1.0], [1.0] * 4),
+        ([1.0, 2.0, 1.1, 3.9, 1.0], [1.0, 2.0, 2.0, 2.0, 1.0]),
+        ([3.0, 2.9], [4.0, 4.0]),
+    ],
+)
+def test_a_factor_counts_as_a_power_of_two_until_it_is_off_by_two(factors: list[float], expected: list[float]) -> None:
+    """So a slow start moves keys a few times, and ends at the whole weight."""
+    rng, tables = seeded(), Tables()
+    policy = HashPolicy("counted", tables)
+    subs = subchannels_of(policy, [1.0, 3.0])
+    got = []
+    for factor in factors:
+        subs[0].warmth, subs[1].warmth = factor, 0.5  # so that no step is a table's that was
+        know(policy, subs)
+        policy.new_picker(subs, rng)
+        got.append(tables.built[-1][1])
+    assert got == [[factor, 1.5] for factor in expected]
+
+
+@pytest.mark.parametrize("config", [RingHash(), Maglev(), IpvsSh()], ids=str)
+def test_load_reports_that_waver_move_no_key(config: PolicyConfig) -> None:
+    """By a tenth, which is what they do; by a factor of two they do."""
+    rng = seeded()
+    policy = config.build(rng)
+    subs = subchannels_of(policy, [1.0] * 10)
+    know(policy, subs)
+    before = [chosen(policy.new_picker(subs, rng), key) for key in KEYS]
+    for _ in range(15):
+        for sub in subs:
+            sub.capacity = rng.uniform(0.7, 1.4)
+        picker = policy.new_picker(subs, rng)
+        assert [chosen(picker, key) for key in KEYS] == before
+    subs[0].capacity = 4.0
+    picker = policy.new_picker(subs, rng)
+    assert [chosen(picker, key) for key in KEYS] != before
 
 
 @pytest.mark.parametrize("config", [RingHash(maximum_ring_size=5000), Maglev(table_size=1009), IpvsSh()], ids=str)

@@ -11,7 +11,7 @@ import pytest
 from meshlb.balance.maglev import Maglev, MaglevTable, filled
 from meshlb.core.xxhash import xxh64
 from meshlb.errors import ConfigError
-from tests.picking import seeded
+from tests.picking import know, seeded, subchannels_of
 
 
 def _keys(n: int) -> list[bytes]:
@@ -83,6 +83,20 @@ def test_further_attempts_are_envoys() -> None:
     digest = xxh64(b"any key")
     assert table.first(digest) == digest % 7
     assert list(islice(table.others(digest), 5)) == [(digest ^ 2**64 - attempt) % 7 for attempt in range(1, 6)]
+
+
+def test_a_table_with_fewer_entries_than_endpoints_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Some get no key at all; and a table that is large enough needs no word."""
+    rng = seeded()
+    policy = Maglev(table_size=251).build(rng)
+    for n in (251, 1000, 1001):
+        subs = subchannels_of(policy, [1.0] * n)
+        know(policy, subs)
+        policy.new_picker(subs, rng)
+    assert [record.getMessage() for record in caplog.records] == [
+        "maglev: table_size=251 for 1000 endpoints: at least 749 get no key"
+    ]
+    assert caplog.records[0].name == "meshlb.balance"
 
 
 @pytest.mark.parametrize("size", [2, 3, 65537, 5000011])

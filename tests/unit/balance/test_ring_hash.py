@@ -25,6 +25,8 @@ from tests.picking import know, picks, seeded, shares, subchannels_of
         ([1.0, 2.0, 5.0], 16, 8 << 20, [2, 4, 10]),
         ([1.0, 999.0], 1, 8 << 20, [1, 999]),
         ([1.0, 999.0], 1, 100, [1, 99]),
+        ([1.0, 1.0, 1e8], 1, 100_000, [1, 0, 100_000]),  # the sum is rounded up: one more than the maximum
+        ([1e-9 / 128, 8e9], 1, 100, [1, 99]),  # the extremes
     ],
 )
 def test_points_are_counted_as_envoy_counts_them(weights: list[float], minimum: int, maximum: int, expected: list[int]) -> None:
