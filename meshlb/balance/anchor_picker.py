@@ -1,7 +1,8 @@
 """How ``anchor`` picks: a search for the least cost, or whose turn it is. Why: anchor.py.
 
-The order is by ``draw / weight``, a draw an endpoint and process (exponential, so that each stands first as often as it is worth). It is the
-same after every update, but for who is new or gone. Two hands point into it, the home and the turn; they belong to the policy, as
+The order is by ``draw / weight``, a draw an endpoint and process (exponential, so that each stands first as often as it is worth) and
+discovery's weight: what slow start and load reports make of that changes all the time. So the order is the same after every update, but
+for who is new or gone. Two hands point into it, the home and the turn; they belong to the policy, as
 keys, so that a new picker finds them where they were, or at who follows.
 
 Weights: an idle pool is shared by turns in proportion to weight. Several at once are compared per weight, and an endpoint lighter than
@@ -83,7 +84,7 @@ class AnchorPicker:
     def __init__(self, subchannels: Sequence[Subchannel], costs: Costs, hands: Hands) -> None:
         relative = relative_weights(subchannels)
         weights = relative if relative is not None else (1.0,) * len(subchannels)
-        keys = [_metric(sub).draw / sub.weight for sub in subchannels]
+        keys = [_metric(sub).draw / sub.endpoint.weight for sub in subchannels]
         ordered = sorted(range(len(keys)), key=keys.__getitem__)
         self._keys = [keys[at] for at in ordered]
         self._order = tuple([subchannels[at] for at in ordered])
@@ -125,7 +126,8 @@ class AnchorPicker:
         at, hands = self._turn, self._hands
         left = hands.turns_left
         subchannel = self._order[at]
-        if left >= 1.0 and not exclude and len(subchannel.streams) <= self._streams_then and not self._metrics[at].shunned(now_s):
+        stays = subchannel not in exclude and len(subchannel.streams) <= self._streams_then and not self._metrics[at].shunned(now_s)
+        if stays and left >= 1.0:
             hands.turns_left = left - 1.0
             return subchannel
         n = len(self._order)
@@ -135,10 +137,7 @@ class AnchorPicker:
             subchannel, metric = self._order[other], self._metrics[other]
             if subchannel in exclude or metric.shunned(now_s) or self._crowded(other):
                 continue
-            if exclude:
-                left = 1.0
-            else:
-                left += self._tenure * self._weights[other] * metric.warmth(now_s)
+            left += self._tenure * self._weights[other] * metric.warmth(now_s)
             if left >= 1.0:
                 self._turn = other
                 self._streams_then = len(subchannel.streams)

@@ -14,15 +14,13 @@ from meshlb.load.in_flight import LiveOnly
 
 class Placed(LiveOnly):
     """An endpoint's place in the list, as its metric: there is one an endpoint, and it lives as long. Nothing is added to the live
-    attempts. ``seen``: some picker was made with it; ``chosen``: by which choice it was last made
-    the first, 0 if by none."""
+    attempts. ``seen``: some picker was made with it."""
 
-    __slots__ = ("born_s", "chosen", "place", "seen")
+    __slots__ = ("born_s", "place", "seen")
 
     def __init__(self, place: float, born_s: float) -> None:
         self.place = place
         self.born_s = born_s
-        self.chosen = 0
         self.seen = False
 
 

@@ -2,7 +2,7 @@
 
 Written forms: a name (``p2c``; ``rr`` is ``round_robin``), or a dict of the name and the policy's own fields,
 ``{"name": "least_request", "choice_count": 3}``; the dict may be JSON text, so that an environment variable can hold it. It is
-flat, as every part of the configuration is. gRPC's ``[{"round_robin": {}}]`` belongs to gRPC's options and is read there.
+flat, as every part of the configuration is; lists become tuples, since pools are shared by a policy's configuration. gRPC's ``[{"round_robin": {}}]`` belongs to gRPC's options and is read there.
 
 A user's policy joins by ``register_policy`` and is then written like ours. It is looked at when it is registered, not when a call first
 wants it; whether it keeps its promises is for ``meshlb.testing.check_policy`` to find out.
@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from meshlb.balance.anchor import Anchor
 from meshlb.balance.config import PolicyConfig
@@ -27,7 +27,7 @@ from meshlb.balance.maglev import Maglev
 from meshlb.balance.p2c import P2C
 from meshlb.balance.peak_ewma import PeakEwma
 from meshlb.balance.pick_first import PickFirst
-from meshlb.balance.random_pick import Random
+from meshlb.balance.random_pick import Random, RandomPolicy
 from meshlb.balance.ring_hash import RingHash
 from meshlb.balance.round_robin import RoundRobin
 from meshlb.balance.session import Session, SessionPolicy
@@ -37,7 +37,7 @@ from meshlb.core.clock import Rng
 from meshlb.core.policy import Policy
 from meshlb.errors import ConfigError
 
-__all__ = ["POLICIES", "PolicyConfig", "build_policy", "policy_of", "register_policy"]
+__all__ = ["POLICIES", "PolicyConfig", "as_tuples", "build_policy", "policy_of", "register_policy", "settings_of"]
 
 # The names in the order of the alphabet; ``register_policy`` adds to them.
 POLICIES: dict[str, type[PolicyConfig]] = {
@@ -68,23 +68,33 @@ _Config = TypeVar("_Config", bound=type[PolicyConfig])
 def policy_of(value: str | Mapping[str, object] | PolicyConfig) -> PolicyConfig:
     """The configuration that is meant. Raises ConfigError, naming the nearest valid name or key."""
     if isinstance(value, PolicyConfig):
-        return value
-    settings = _settings(value)
+        return _hashable(value)
+    settings = settings_of(value)
     name = settings.get("name")
     if not isinstance(name, str) or name not in POLICIES:
         raise ConfigError(f"policy={name!r}: {validate.nearest(name, POLICIES)}")
     config = POLICIES[name]
-    own = {key: setting for key, setting in settings.items() if key != "name"}
+    own = {key: as_tuples(setting) for key, setting in settings.items() if key != "name"}
     validate.known_keys("policy", own, ("name", *(field.name for field in fields(config))))
-    return config(**own)
+    return _hashable(config(**own))
+
+
+def as_tuples(value: Any) -> Any:
+    """Lists as tuples, also inside one another: JSON knows no tuples."""
+    return tuple([as_tuples(one) for one in value]) if isinstance(value, (list, tuple)) else value
 
 
 def build_policy(config: PolicyConfig, rng: Rng, on_error: Callable[[Exception], None]) -> Policy:
     """A policy for one pool; guarded, unless it is ours, so that what it does wrong is heard by ``on_error`` and costs no call."""
     if isinstance(config, Session):
         return SessionPolicy(config, build_policy(policy_of(config.first), rng, on_error))
-    policy = config.build(rng)
-    return policy if type(config) in _OURS else GuardedPolicy(policy, on_error)
+    if type(config) in _OURS:
+        return config.build(rng)
+    try:
+        return GuardedPolicy(config.build(rng), on_error)
+    except Exception as error:  # noqa: BLE001 - of the user's own; calls go out balanced all the same
+        on_error(error)
+        return RandomPolicy()
 
 
 def register_policy(config: _Config) -> _Config:
@@ -118,6 +128,10 @@ def _check_class(config: object) -> None:
     if undeclared:
         raise _refused(config, f"{undeclared[0]}: is no field; must be decorated with @dataclass(frozen=True, kw_only=True)")
     try:
+        get_type_hints(config)
+    except (NameError, AttributeError, TypeError, SyntaxError) as error:  # variables are read by the types of fields
+        raise _refused(config, f"every annotation must name what its module knows when it runs ({error})") from None
+    try:
         default = config()
     except TypeError as error:
         raise _refused(config, f"every field must have a default ({error})") from None
@@ -135,7 +149,18 @@ def _refused(config: type, rule: str) -> ConfigError:
     return ConfigError(f"register_policy({config.__qualname__}): {rule}")
 
 
-def _settings(value: object) -> Mapping[str, object]:
+def _hashable(config: PolicyConfig) -> PolicyConfig:
+    for field in fields(config):
+        try:
+            hash(getattr(config, field.name))
+        except TypeError:
+            rule = "must be hashable, as pools are shared by it: a number, a word or a tuple of them"
+            raise ConfigError(f"policy.{field.name}={getattr(config, field.name)!r}: {rule}") from None
+    return config
+
+
+def settings_of(value: object) -> Mapping[str, object]:
+    """The name and the fields as they are written: a name, a dict, or JSON text of one."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             value = json.loads(value)

@@ -10,6 +10,8 @@ endpoints; in round g endpoint i of scaled weight w (the largest is K) takes its
 in w of any K rounds, evenly spread over them; else the counter moves on. Lock-free, O(1), exact over K rounds. A pick passes over
 (largest / mean) - 1 turns on average: at most 9, since a weight above 10 times the mean counts as 10 times.
 
+A pick that avoids somebody goes on drawing turns, so that the others get what they are worth, and not the neighbour all.
+
 Round robin does not look at load, so what fails fast gets exactly its share, neither more nor less.
 
 Beside ``weighted_round_robin``: the scheduler is one and the same, and so is the answer to weights from load reports. Here the smallest
@@ -39,6 +41,8 @@ from meshlb.load.in_flight import LiveOnly
 _SCALE = 65535  # A58: weights are scaled to 16 bits
 _OFFSET = _SCALE // 2
 _MAX_RELATIVE_WEIGHT = 10.0  # A58
+_TURNS = 1000  # looked at by a pick that avoids somebody: enough but where all others weigh next to nothing
+_ANY = PickInfo()
 _STARTS = 2**32  # far more than n, so that every endpoint is equally likely to be the first
 
 
@@ -111,15 +115,23 @@ class EvenPicker:
         """Who would be next."""
         return self._subchannels[(self._turns.last + 1 + self._shift) % self._n]
 
-    def _pick_outside(self, exclude: frozenset[Subchannel]) -> Subchannel:
-        """The first from the present turn on that is not to be avoided; whose turn it is, if all are."""
-        subchannels, turns = self._subchannels, self._turns
-        turns.last = turn = turns.next()
-        at = (turn + self._shift) % self._n
-        for subchannel in subchannels[at:] + subchannels[:at]:
-            if subchannel not in exclude:
+    def _pick_outside(self, exclude: frozenset[Subchannel]) -> Subchannel | None:
+        """Turns are drawn until one is nobody's who is to be avoided; if all are, any turn. After too many of them, who follows."""
+        subchannels, turns, n = self._subchannels, self._turns, self._n
+        if len(exclude) >= n and exclude.issuperset(subchannels):
+            return self.pick(_ANY, 0.0)
+        turn = 0
+        for _ in range(_TURNS):
+            turns.last = turn = turns.next()
+            subchannel = subchannels[(turn + self._shift) % n]
+            if subchannel not in exclude and self._takes(turn):
                 return subchannel
-        return subchannels[at]
+        following = (subchannels[(turn + self._shift + step) % n] for step in range(1, n + 1))
+        return next(subchannel for subchannel in following if subchannel not in exclude)
+
+    def _takes(self, turn: int) -> bool:
+        """Does whose turn it is take it?"""
+        return True
 
 
 class StridePicker(EvenPicker):
@@ -144,6 +156,11 @@ class StridePicker(EvenPicker):
             if (stride * generation + at * _OFFSET) % _SCALE >= _SCALE - stride:
                 turns.last = turn
                 return self._subchannels[at]
+
+    def _takes(self, turn: int) -> bool:
+        generation, at = divmod(turn + self._shift, self._n)
+        stride = self._strides[at]
+        return (stride * generation + at * _OFFSET) % _SCALE >= _SCALE - stride
 
 
 def strides(weights: Sequence[float], least_ratio: float) -> tuple[int, ...]:

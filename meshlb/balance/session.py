@@ -87,6 +87,7 @@ class SessionPolicy:
         self.first = first
         self.leases = Leases(config.max_keys, config.lease_s or LEASE_S)
         self._said_s = config.lease_s
+        self._hears: Callable[[EndpointSet], object] | None = getattr(first, "on_endpoints", None)
         self._know: Callable[[Sequence[Subchannel], float], None] | None = getattr(first, "know", None)
         self._tick: Callable[[float], bool] | None = getattr(first, "tick", None)
         self._due_s: Callable[[], float | None] | None = getattr(first, "due_s", None)
@@ -95,6 +96,8 @@ class SessionPolicy:
         """What the Service wants, unless the configuration has said."""
         if self._said_s is None:
             self.leases.lease_s = latest.affinity_s or LEASE_S
+        if self._hears is not None:
+            self._hears(latest)
 
     def know(self, members: Sequence[Subchannel], now_s: float) -> None:
         """Whoever is not among them has left."""

@@ -12,7 +12,9 @@ A policy may have more than ``Policy`` asks for; each is looked for by its name,
 - ``on_endpoints(latest)``: what discovery said, before that: the Service's own settings are in it;
 - ``tick(now_s) -> bool`` and ``due_s() -> float | None``: let time pass, and say whether pickers must be made anew, and when it wants the
   next tick;
-- of a metric, ``on_attempt_end(attempt, now_s, outcome)``: called in place of ``on_end``, by whom the method or the kind of call matters.
+- of a metric, ``on_attempt_end(attempt, now_s, outcome)``: called in place of ``on_end``, by whom the method or the kind of call matters;
+- of a metric, ``penalised(now_s) -> bool``: are failures held against it now? The caller's zone is then no reason to send a call there
+  (health/prefer_zone.py). What ``load`` says is the policy's own number, and means nothing to others.
 
 All of a policy's are called under the pool's lock; a metric's from any thread, without one.
 

@@ -136,6 +136,10 @@ class Localities:
         before, self._own = self._own, OwnZones(latest, self.settings.locality_basis)
         return self._own != before
 
+    def stand_back(self, reason: str) -> None:
+        """Zones will not be minded; ``describe`` says why."""
+        self._said = lambda: {"reason": reason}
+
     def describe(self) -> dict[str, object]:
         """Plain data: which zone comes first, for which part of the calls, or (``reason``) why none does. Of the view that chose last."""
         return {"mode": self.settings.mode, **self._said()}

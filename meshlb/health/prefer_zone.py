@@ -15,7 +15,7 @@ preference for elsewhere. A candidate that the policy picks within the zone is t
    keeps what it has.
 3. **Too slow.** Latency here / elsewhere above r makes the part that stays (r / ratio)^2 of the above, so that overload by *other*
    clients is seen, and seen at few calls in flight too.
-4. **Failing.** The policy's penalty (load/in_flight.py) lies on it.
+4. **Failing.** Its metric says that it is ``penalised`` (core/policy.py).
 
 Why not compare attempts in flight here and there: if all calls stay, nothing is in flight elsewhere, however idle or busy it is there, so
 a busy caller would spread its calls evenly without need. Latency is comparable, and needs no clock: by Little's law it is attempts in
@@ -27,14 +27,14 @@ not drive calls away.
 Limits. A caller that hardly ever has a call in flight when it picks the next (one thread) sees no latency, and one with one or two in
 flight on the mean learns of it after thousands of calls; for these 1 and 4 hold. Streams count
 in 1 only, as do calls in flight while fewer than ``EVERY`` were picked. Different methods here and elsewhere (``bypass``) have different
-latencies, which is taken for a difference of zones. ``round_robin`` has no penalty: failing endpoints are ejection's (health/ejection.py).
+latencies, which is taken for a difference of zones. ``round_robin`` penalises nobody: failing endpoints are ejection's (health/ejection.py).
 
 Spec: none; Envoy's load-aware locality routing for the probe, kube's topology hints for bounding what a zone may get.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import sqrt
 from typing import TYPE_CHECKING
 
@@ -125,6 +125,7 @@ class PreferZone:
         "_local_ratio",
         "_near",
         "_near_sample",
+        "_penalised",
         "_random",
         "_settings",
         "_slack",
@@ -159,6 +160,9 @@ class PreferZone:
         self._near_sample = Sample(local)
         self._far = Sample(others)
         self._latencies = latencies
+        self._penalised: dict[Subchannel, Callable[[float], bool]] = {
+            sub: penalised for sub in local if (penalised := getattr(sub.metric, "penalised", None)) is not None
+        }
         self._left = EVERY
         self._decide()
 
@@ -186,7 +190,10 @@ class PreferZone:
 
     def _too_much(self, sub: Subchannel, now_s: float) -> bool:
         unary = len(sub.unary)
-        return (unary > self._always and unary > self._limit * sub.weight) or sub.metric.load(now_s) > 0.0
+        if unary > self._always and unary > self._limit * sub.weight:
+            return True
+        penalised = self._penalised.get(sub)
+        return penalised is not None and penalised(now_s)
 
     def _decide(self) -> None:
         """What holds until the next look."""

@@ -140,6 +140,10 @@ class Anchored(Latency):
         """Is it clearly slower, or failing more, than the others?"""
         if self.mean > 0.0 and self.stands_out(now_s):
             return True
+        return self.penalised(now_s)
+
+    def penalised(self, now_s: float, /) -> bool:
+        """Does it clearly fail more than the others?"""
         return bool(self._failing) and self.failing_ratio(now_s) > self._costs.failing_ratio + SHUNNED_RATIO
 
     @property

@@ -180,6 +180,10 @@ class InFlight:
             left = max(left, (peers_load + HELD_TURNS * attempt) * (1.0 - passed_s / standing_out_s))
         return left if left > 0.0 else 0.0
 
+    def penalised(self, now_s: float, /) -> bool:
+        """Is anything left of the penalty?"""
+        return self._penalty is not None and self.load(now_s) > 0.0
+
     def forgive(self) -> None:
         """No penalty is left, and no failure is remembered: who came back from an ejection has proved itself, and two owners of one
         absence would add up."""

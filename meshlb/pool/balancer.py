@@ -47,11 +47,17 @@ class Balancer:
         self.policy = policy
         self._target = target
         self.hashes: bool = getattr(policy, "hashes", False)
+        self.keyless = 0  # calls that a policy which goes by keys got without one; a plain integer, as the subchannels' totals
         self._affinity = affinity
         self._sessions = policy if isinstance(policy, SessionPolicy) else None
         self._tell(policy)
         self.ejector = Ejector(outlier, rng, target) if outlier.mode != "off" else None
         self.localities = Localities(locality, rng) if locality.mode != "off" else None
+        self._by_key = self.hashes and self._sessions is None  # a key has one endpoint, whatever its zone and load
+        if self.localities is not None and self._by_key:
+            reason = f"the policy {policy.name} goes by keys"
+            self.localities.stand_back(reason)
+            _log.info("%s: locality=%r changes nothing: %s", target, locality.mode, reason)
         self._warming = Warming(slow_start) if slow_start.window_s else None
         self.capacities = Capacities(weight) if weight.source != "static" else None
         self.max_in_flight = max_in_flight
@@ -112,9 +118,7 @@ class Balancer:
         def by_policy(subchannels: Sequence[Subchannel]) -> Picker:
             return policy.new_picker(subchannels, rng)
 
-        localities = self.localities
-        if self.hashes and not isinstance(self.policy, SessionPolicy):  # a key has one endpoint, whatever its zone and load
-            localities = None
+        localities = self.localities if not self._by_key else None
         picker = localities.new_picker(candidates, place, by_policy) if localities is not None else by_policy(candidates)
         if self._sessions is not None:  # around the zones, which make pickers over parts
             picker = self._sessions.around(picker, candidates)
@@ -145,6 +149,8 @@ class Balancer:
     def describe(self) -> dict[str, Any]:
         """Plain data for ``status()``."""
         said: dict[str, Any] = {"policy": self.policy.name}
+        if self.hashes:
+            said["keyless"] = self.keyless
         if self._sessions is not None:
             said["sessions"] = len(self._sessions.leases)
         if self.ejector is not None:

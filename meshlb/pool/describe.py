@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshlb.core.connectivity import Connectivity
 from meshlb.core.subchannel import Subchannel
+from meshlb.load.in_flight import InFlight, LiveOnly
 from meshlb.pool.snapshot import PoolSnapshot
 
 if TYPE_CHECKING:
@@ -105,8 +106,10 @@ def _describe_one(sub: Subchannel, now_s: float, state: str, views: Sequence[Vie
 
 
 def _load(sub: Subchannel, now_s: float) -> float | None:
-    """None where a metric of the user's own gives none."""
+    """What it is compared by, in its policy's unit: calls in flight and a penalty, or what a metric of another kind says (``peak_ewma``:
+    seconds, ``anchor``: a factor). None where a metric of the user's own gives none."""
     try:
-        return round(len(sub.unary) + sub.metric.load(now_s), 3)
+        in_calls = len(sub.unary) if isinstance(sub.metric, (InFlight, LiveOnly)) else 0
+        return round(in_calls + sub.metric.load(now_s), 6)
     except Exception:  # noqa: BLE001 - whatever it raises, the rest shall be shown
         return None

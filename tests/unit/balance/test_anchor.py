@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from meshlb.balance.anchor import Anchor, AnchorPolicy
-from meshlb.balance.anchor_picker import TURN
+from meshlb.balance.anchor_picker import TURN, AnchorPicker
 from meshlb.core.endpoint import Endpoint
 from meshlb.core.outcome import Outcome
 from meshlb.core.policy import Picker
@@ -18,7 +18,7 @@ from meshlb.core.subchannel import Attempt, Subchannel
 from meshlb.errors import ConfigError
 from meshlb.load.anchored import Anchored
 from tests.attempts import INFO, begin_on, end
-from tests.picking import know, picks, seeded, subchannels_of
+from tests.picking import know, picks, seeded, shares, subchannels_of
 
 
 def _fleet(rng: random.Random, weights: list[float], **config: int) -> tuple[AnchorPolicy, list[Subchannel], Picker]:
@@ -190,6 +190,34 @@ def test_the_order_survives_who_comes_and_goes() -> None:
     more = [*subs, Subchannel(Endpoint(host="10.9.9.9", port=80), policy.new_metric(0.0))]
     for of in (more[::-1], subs[1:], subs):
         assert ring(of, policy.new_picker(of, rng)) == before
+
+
+def test_measured_weights_leave_the_order_as_it_is() -> None:
+    """Slow start and load reports change weights all the time."""
+    rng = seeded()
+    policy, subs, picker = _fleet(rng, [1.0] * 10)
+    before = _preferred(policy, picker, 10)
+    for _ in range(20):
+        for sub in subs:
+            sub.capacity = rng.uniform(0.5, 2.0)
+        policy.new_picker(subs, rng)
+    for sub in subs:
+        sub.capacity = 1.0
+    assert _preferred(policy, policy.new_picker(subs, rng), 10) == before
+    for sub in subs:
+        sub.capacity = rng.uniform(0.5, 2.0)
+    uneven = policy.new_picker(subs, rng)
+    assert isinstance(uneven, AnchorPicker)
+    assert list(dict.fromkeys(uneven._order[(uneven._home + at) % 10] for at in range(10))) == before
+
+
+def test_avoiding_minds_weights() -> None:
+    """One of five is avoided by every call, another is at a tenth of its weight: 0.1 of 3.1."""
+    rng = seeded()
+    policy, subs, _ = _fleet(rng, [1.0] * 5)
+    subs[2].warmth = 0.1
+    picked = picks(policy.new_picker(subs, rng), 4_000, exclude=subs[:1])
+    assert shares(picked, subs) == pytest.approx([0.0, 1 / 3.1, 0.1 / 3.1, 1 / 3.1, 1 / 3.1], abs=0.02)
 
 
 def test_the_home_moves_on() -> None:

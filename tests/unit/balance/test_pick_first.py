@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable
 
@@ -108,6 +109,43 @@ def test_two_channels_agree_as_soon_as_both_can() -> None:
     assert _first(policy, subs) is subs[0]
     assert _first(policy, subs[1:]) is subs[1]
     assert _first(policy, subs) is _first(policy, subs)
+
+
+def test_a_channel_that_connects_in_another_order_moves_nobody() -> None:
+    """It has a stand-in until it reaches the first of the other, which stays where it is when it is asked again; in any order."""
+    for seed in range(20):
+        policy = PickFirst().build(random.Random(seed))
+        subs = subchannels_of(policy, [1.0] * 3)
+        one = policy.new_picker(subs, seeded())
+        (first,) = set(picks(one, 3))
+        reached = next(sub for sub in subs if sub is not first)
+        other = policy.new_picker([reached], seeded())
+        assert picks(other, 1) == [reached]
+        other = policy.new_picker(subs, seeded())
+        one = policy.new_picker(subs, seeded())
+        assert picks(other, 1) == picks(one, 1) == [first]
+
+
+def test_a_stand_in_stays_where_the_first_is_gone_from_all_channels() -> None:
+    """The first leaves one channel, then the other: both are on the stand-in then, and stay when it is back."""
+    policy, subs = _fleet(3, shuffle=False)
+    one, other = policy.new_picker(subs, seeded()), policy.new_picker(subs, seeded())
+    one = policy.new_picker(subs[1:], seeded())
+    other = policy.new_picker(subs[1:], seeded())
+    assert picks(one, 1) == picks(other, 1) == [subs[1]]
+    other = policy.new_picker(subs, seeded())
+    one = policy.new_picker(subs, seeded())
+    assert picks(one, 1) == picks(other, 1) == [subs[1]]
+
+
+def test_who_displaces_the_first_in_one_channel_does_so_in_the_other() -> None:
+    """While a process starts: the third connects first, then the first of the list, in one channel and then in the other."""
+    policy, subs = _fleet(3, shuffle=False)
+    one, other = policy.new_picker(subs[2:], seeded()), policy.new_picker(subs[2:], seeded())
+    one = policy.new_picker(subs, seeded())
+    other = policy.new_picker(subs, seeded())
+    assert picks(one, 1) == picks(other, 1) == [subs[0]]
+    assert picks(policy.new_picker(subs, seeded()), 1) == [subs[0]]
 
 
 @pytest.mark.parametrize("value", ["true", 1, None])

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from meshlb.balance.random_pick import RandomPolicy
 from meshlb.balance.session import AWAY_S, LEASE_S, Session, SessionPolicy
 from meshlb.core.endpoint import EndpointSet
 from meshlb.core.policy import Picker, PickInfo
@@ -313,3 +314,23 @@ def test_threads_keep_the_memory_bound() -> None:
     assert not failures
     pick(bench.picker, 1000, 30.0)
     assert len(bench.policy.leases) <= 5
+
+
+class _Listening(RandomPolicy):
+    """Wants to know what discovery said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[EndpointSet] = []
+
+    def on_endpoints(self, latest: EndpointSet) -> None:
+        self.heard.append(latest)
+
+
+def test_the_policy_that_places_keys_hears_what_discovery_said() -> None:
+    """Whether or not the lease is configured."""
+    latest = EndpointSet.of((), "test")
+    for lease_s in (None, 60.0):
+        first = _Listening()
+        SessionPolicy(Session(lease_s=lease_s), first).on_endpoints(latest)
+        assert first.heard == [latest]

@@ -231,3 +231,18 @@ def test_it_says_what_it_knows() -> None:
     begin_on(sub)
     assert repr(sub.metric) == "<Anchored cost=4.000 latency=+0.00 failing=0.00>"
     assert exp(0) == sub.metric.load(0.0)
+
+
+def test_who_fails_more_than_the_others_is_penalised_and_who_is_slow_is_not() -> None:
+    """Two failures in a row; a long latency is no failure."""
+    costs = Costs(0.01)
+    slow, failing = _endpoint(costs), _endpoint(costs, 1)
+    for _ in range(20):
+        _metric(slow).learn(2.0, 0.0)
+    assert _metric(slow).shunned(0.0)
+    assert not _metric(slow).penalised(0.0)
+    _call(failing, 0.0, outcome=Outcome.FAILURE)
+    assert not _metric(failing).penalised(0.1)
+    _call(failing, 0.0, outcome=Outcome.FAILURE)
+    assert _metric(failing).penalised(0.1)
+    assert not _metric(failing).penalised(60.0)

@@ -103,9 +103,30 @@ def test_the_forgiven_has_the_default_again() -> None:
     """Who comes back from an ejection has proved itself."""
     metric = _metric()
     metric.on_end(4.0, 0.001, Outcome.FAILURE)
+    assert metric.penalised(4.0)
     metric.forgive()
-    assert metric.load(4.0) == 0.03
-    assert repr(metric) == "<PeakLatency 0.030000 s at 4.000>"
+    assert repr(metric) == "<PeakLatency forgiven>"
+    assert not metric.penalised(34.0)
+    assert metric.load(34.0) == 0.03
+    assert metric.load(34.0 + TAU_S) == pytest.approx(0.03 / 2.718281828)
+    assert repr(metric) == "<PeakLatency 0.030000 s at 34.000>"
+    metric.forgive()
+    metric.on_end(90.0, 0.2, Outcome.SUCCESS)
+    assert metric.load(90.0) == 0.2
+
+
+def test_a_failure_is_held_against_it_for_tau() -> None:
+    """However slow it is, neither an answer nor who gave up is one; nor is a failure that costs nothing."""
+    metric = _metric()
+    metric.on_end(1.0, 9.0, Outcome.SUCCESS)
+    metric.on_end(1.0, 9.0, Outcome.CANCELLED)
+    assert not metric.penalised(1.0)
+    metric.on_end(2.0, 0.001, Outcome.FAILURE)
+    assert metric.penalised(2.0 + 0.9 * TAU_S)
+    assert not metric.penalised(2.0 + TAU_S)
+    free = PeakLatency(0.0, 0.03, TAU_S, 0.0)
+    free.on_end(2.0, 0.001, Outcome.FAILURE)
+    assert not free.penalised(2.0)
 
 
 def test_a_clock_read_late_by_another_thread_does_no_harm() -> None:

@@ -248,3 +248,16 @@ def test_repr_says_how_it_stands() -> None:
     _, subs, _peers = _fleet(2)
     _fail(subs[0])
     assert repr(subs[0].metric).startswith("<InFlight failing=0.10 penalty=(0.0, 0.0, 0.0, 0, 2.0, 1.0)")
+
+
+def test_penalised_is_who_has_something_left_to_bear() -> None:
+    """Not who only carries calls, nor who never failed, nor who is forgiven."""
+    _, (failed, peer), _peers = _fleet(2)
+    hold(peer.unary, 5)
+    _fail(failed)
+    assert isinstance(failed.metric, InFlight)
+    assert isinstance(peer.metric, InFlight)
+    assert failed.metric.penalised(0.0)
+    assert not peer.metric.penalised(0.0)
+    failed.metric.forgive()
+    assert not failed.metric.penalised(0.0)

@@ -11,6 +11,7 @@ from meshlb.core.connectivity import Connectivity
 from meshlb.core.endpoint import Endpoint, EndpointSet
 from meshlb.core.policy import PickInfo, Policy
 from meshlb.core.subchannel import Subchannel
+from meshlb.health.locality import Locality
 from meshlb.health.outlier import Outlier
 from meshlb.health.slow_start import SlowStart
 from meshlb.health.subset import Subset
@@ -73,6 +74,7 @@ class Bench:
         slow_start: SlowStart | None = None,
         weight: Weight | None = None,
         subset: Subset | None = None,
+        locality: Locality | None = None,
         max_in_flight: int = 0,
     ) -> None:
         print(f"seed={seed}")
@@ -92,6 +94,7 @@ class Bench:
             slow_start=slow_start or SlowStart(),
             weight=weight or Weight(),
             subset=subset or Subset(),
+            locality=locality or Locality(),
             max_in_flight=max_in_flight,
         )
         self.listener = Listener()
