@@ -2,7 +2,7 @@
 
 Names follow from the fields, and only from them: ``MESHLB_<FIELD>`` and, in a part, ``MESHLB_<PART>_<FIELD>``: ``MESHLB_POLICY``,
 ``MESHLB_POLICY_CHOICE_COUNT``, ``MESHLB_DISCOVERY``, ``MESHLB_DISCOVERY_KUBECONFIG``, ``MESHLB_CONNECT_TIMEOUT_S``; the
-operator's are the same behind ``MESHLB_FORCE_``. A part takes its word or a JSON object; a list takes commas or a JSON array; a
+operator's are the same behind ``MESHLB_FORCE_``. A part takes its word or a JSON object; a list (``MESHLB_HASH``, too) takes commas or a JSON array; a
 switch takes true, false, yes, no, on, off, 1 and 0; a time takes ``5``, ``5s`` and ``250ms``. An empty variable is one that is
 not set.
 
@@ -22,10 +22,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from functools import lru_cache
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from meshlb.balance.registry import POLICIES, PolicyConfig
-from meshlb.config.layers import NAMES, PARTS, SINGLE, Layer, layer_of
+from meshlb.balance.registry import POLICIES, PolicyConfig, as_tuples
+from meshlb.config.layers import NAMES, PARTS, SINGLE, Layer, in_seconds, layer_of
 from meshlb.core import validate
 from meshlb.errors import ConfigError
 from meshlb.resolve.place import OWN_VARIABLES
@@ -41,21 +41,29 @@ _warned: set[str] = set()
 
 
 @lru_cache(maxsize=4)
-def _types(policies: tuple[type[PolicyConfig], ...]) -> dict[str, type]:
-    """Paths, parts before their fields, and their types; ``policies``: all that are registered by now."""
-    return dict(_known(policies))
+def _types(policies: tuple[type[PolicyConfig], ...]) -> dict[str, list[type]]:
+    """Paths, parts before their fields, and their types: a field has one in each policy; ``policies``: all that are registered by now."""
+    types: dict[str, list[type]] = {}
+    for path, kind in _known(policies):
+        types.setdefault(path, []).append(kind)
+    return types
 
 
 def _known(policies: tuple[type[PolicyConfig], ...]) -> Iterator[tuple[str, type]]:
     yield from ((name, type(SINGLE.get(name))) for name in NAMES)
     for name, part in (*PARTS.items(), *(("policy", config) for config in policies)):
-        hints = get_type_hints(part)
-        yield from ((f"{name}.{field.name}", _plain(hints[field.name])) for field in fields(part))
+        yield from ((f"{name}.{field}", kind) for field, kind in _kinds(part).items())
+
+
+@lru_cache(maxsize=256)
+def _kinds(part: Any) -> dict[str, type]:
+    hints = get_type_hints(part)
+    return {field.name: _plain(hints[field.name]) for field in fields(part)}
 
 
 def _plain(hint: Any) -> type:
-    """``float | None`` and ``tuple[str, ...]`` without what stands around them."""
-    if isinstance(hint, UnionType):
+    """``float | None``, ``Optional[float]`` and ``tuple[str, ...]`` without what stands around them."""
+    if get_origin(hint) in (UnionType, Union):
         hint = next(one for one in get_args(hint) if one is not NoneType)
     kind: type = get_origin(hint) or hint
     return kind
@@ -92,9 +100,31 @@ def warn_of_unknown(environ: Mapping[str, str]) -> None:
 def _layer(path: str, text: str) -> Layer:
     name, _, field = path.partition(".")
     if not field:
-        return layer_of({name: _json(path, text) if name in PARTS and text.startswith("{") else text})
-    value = _value(path, text, _types(tuple(POLICIES.values()))[path])
-    return {path: value} if name == "policy" else layer_of({name: {field: value}})
+        return layer_of({name: _json(path, text) if name in PARTS and text.startswith(("{", "[")) else text})
+    kinds = _types(tuple(POLICIES.values()))[path]
+    if name != "policy":
+        return layer_of({name: {field: _value(path, text, kinds[0])}})
+    refused = [error for kind in kinds if (error := _unreadable(path, text, kind))]
+    if len(refused) == len(kinds):
+        raise refused[0]
+    return {path: text}
+
+
+def policy_value(config: PolicyConfig, field: str, value: Any) -> Any:
+    """What a layer says of a field of this policy; text is read by the type that the field has there."""
+    return _policy_value(f"policy.{field}", value, _kinds(type(config))[field]) if isinstance(value, str) else value
+
+
+def _policy_value(path: str, text: str, kind: type) -> Any:
+    return as_tuples(in_seconds(path, _value(path, text, kind)))
+
+
+def _unreadable(path: str, text: str, kind: type) -> ConfigError | None:
+    try:
+        _policy_value(path, text, kind)
+    except ConfigError as error:
+        return error
+    return None
 
 
 def _value(path: str, text: str, kind: type) -> Any:

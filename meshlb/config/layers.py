@@ -2,8 +2,9 @@
 
 Whoever may say something about meshlb (code, a file, variables, the operator) is one layer, and the configuration in force is the
 layers laid over one another, path by path. A policy is one value at one path, since what its fields mean depends on its name; a
-single field of it (``policy.choice_count``) may be laid over it, and is gone once a stronger layer names a policy. So are the figures
-of one mode of ``outlier``, ``locality`` or ``weight`` once a stronger layer names another.
+single field of it (``policy.choice_count``) may be laid over it, and is gone once a stronger layer names a policy; as text it is read only
+when the policy is known, by the type that its field has there. So are the figures of one mode of ``outlier``, ``locality`` or ``weight``
+gone once a stronger layer names another.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, TypeAlias
 
 from meshlb.balance.hash_key import HashKeys
 from meshlb.balance.p2c import P2C
-from meshlb.balance.registry import policy_of
+from meshlb.balance.registry import PolicyConfig, policy_of, settings_of
 from meshlb.core import validate
 from meshlb.errors import ConfigError
 from meshlb.health import locality, outlier
@@ -77,13 +78,13 @@ def layer_of(settings: Mapping[str, Any]) -> Layer:
     """Flatten a dict of fields, each in any of its forms. Of a part that is
 
     - a dict, its keys are said;
-    - a word, what the word stands for (``sources``, ``enabled``) is said, even if it is the default;
+    - a word or a list, what it stands for (``sources``, ``enabled``) is said, even if it is the default; ``hash``'s ``off`` says all;
     - an object, the fields that differ from their defaults are said: it does not remember more.
     """
     if not isinstance(settings, Mapping):
         raise ConfigError(f"config={settings!r}: must be a dict of {', '.join(NAMES)}")
     validate.known_keys("", settings, NAMES)
-    return {path: _in_seconds(path, value) for name, written in settings.items() for path, value in _paths(name, written)}
+    return {path: in_seconds(path, value) for name, written in settings.items() for path, value in _paths(name, written)}
 
 
 def laid_over(weaker: Layer, stronger: Layer) -> Layer:
@@ -95,6 +96,8 @@ def laid_over(weaker: Layer, stronger: Layer) -> Layer:
         mode = stronger.get(f"{part}.{WORD_MEANS[part]}")
         if mode is not None:
             weaker = {path: value for path, value in weaker.items() if not (path.startswith(part) and means_nothing(path, mode))}
+    if stronger.get("weight.oob") is False:
+        weaker = {path: value for path, value in weaker.items() if path != "weight.oob_interval_s"}
     return {**weaker, **stronger}
 
 
@@ -115,7 +118,7 @@ def means_nothing(path: str, mode: Any) -> bool:
 
 def _paths(name: str, written: Any) -> Iterator[tuple[str, Any]]:
     if name not in PARTS:
-        yield name, policy_of(written) if name == "policy" else written
+        yield name, _policy(written) if name == "policy" else written
         return
     part = PARTS[name]
     known = [field.name for field in fields(part)]
@@ -126,14 +129,21 @@ def _paths(name: str, written: Any) -> Iterator[tuple[str, Any]]:
     meant, default = part.of(written), part()
     for field in known:
         value = getattr(meant, field)
-        if value != getattr(default, field) or (isinstance(written, str) and field == WORD_MEANS[name]):
+        is_meant = isinstance(written, (str, list, tuple)) and field == WORD_MEANS[name]
+        if value != getattr(default, field) or is_meant or (name == "hash" and written == "off"):
             yield f"{name}.{field}", value
 
 
-def _in_seconds(path: str, value: Any) -> Any:
+def _policy(written: Any) -> PolicyConfig:
+    if isinstance(written, PolicyConfig):
+        return policy_of(written)
+    return policy_of({key: in_seconds(f"policy.{key}", value) for key, value in settings_of(written).items()})
+
+
+def in_seconds(path: str, value: Any) -> Any:
     """A length of time may be text, in JSON and in variables: ``5``, ``5s``, ``250ms``, ``1.5m``."""
     if isinstance(value, Mapping):
-        return {key: _in_seconds(str(key), inner) for key, inner in value.items()}
+        return {key: in_seconds(str(key), inner) for key, inner in value.items()}
     if not path.endswith("_s") or not isinstance(value, str):
         return value
     match = _DURATION.fullmatch(value.strip())

@@ -9,13 +9,14 @@ hash and ``repr``, and survives pickling; layers.py says what counts as given wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from typing import Any, Self
 
 from meshlb.balance.hash_key import HashKeys
-from meshlb.balance.registry import PolicyConfig
+from meshlb.balance.registry import PolicyConfig, policy_of
 from meshlb.config import environment
 from meshlb.config.layers import KNOWN_MODES, NAMES, PARTS, SINGLE, WORD_MEANS, Layer, below, laid_over, layer_of, means_nothing
 from meshlb.config.mode import Mode
@@ -49,7 +50,7 @@ class Config:
     ``slow_start``: whether an endpoint that became ready takes its share little by little: ``off`` (default), ``on``, or a dict of
     ``SlowStart``'s fields.
     ``locality``: whether the caller's zone comes first: ``off`` (default), ``prefer`` (until it is busier than the others), ``envoy`` (its
-    zone-aware routing), or a dict of ``Locality``'s fields.
+    zone-aware routing), or a dict of ``Locality``'s fields. Policies that go by keys leave it aside.
     ``limits``: how many calls at once: ``off`` (default), or a dict, ``{"max_in_flight": 100}``, of ``Limits``' fields.
     ``connection``: how dead connections are found and old ones renewed: ``on`` (default), ``off`` (all as gRPC does), or a dict of
     ``Connection``'s fields.
@@ -168,7 +169,8 @@ class Config:
         if adjusted:
             policy = values["policy"]
             validate.known_keys("policy", adjusted, [known.name for known in fields(policy)])
-            values["policy"] = replace(policy, **adjusted)
+            own = {name: environment.policy_value(policy, name, value) for name, value in adjusted.items()}
+            values["policy"] = policy_of(replace(policy, **own))
         for name, part in PARTS.items():
             values[name] = part.of(below(name, layer))
         for name in ("first_answer_timeout_s", "connect_timeout_s", "mass_removal_spare_s"):
@@ -215,16 +217,22 @@ def _in_force(said: Iterable[tuple[str | None, Layer]], *, last: bool = False) -
         if last:
             config.locality.check_complete()
         return config
-    except ConfigError as error:  # its message begins with the path
-        path = max((path for path in variable_of if str(error).startswith(path)), key=len, default="")
-        variable = variable_of.get(path)
-        if variable is not None:
-            raise ConfigError(f"{variable}: {error}") from error
-        part = path.partition(".")[0]
-        mode_from = variable_of.get(f"{part}.{WORD_MEANS.get(part)}")
-        if mode_from is not None and means_nothing(path, together[f"{part}.{WORD_MEANS[part]}"]):
-            raise ConfigError(f"{error}; the mode is {mode_from}'s") from error
-        raise
+    except ConfigError as error:
+        raise ConfigError(_with_variable(str(error), together, variable_of)) from error
+
+
+def _with_variable(message: str, layer: Layer, variable_of: Mapping[str, str | None]) -> str:
+    """``message`` begins with a path. If no variable said that, one may have said a field of the same part that the rule speaks of."""
+    path = max((path for path in variable_of if message.startswith(path)), key=len, default="")
+    variable = variable_of.get(path)
+    if variable is not None:
+        return f"{variable}: {message}"
+    part = path.partition(".")[0]
+    for name in below(part, layer):
+        said_by = variable_of.get(f"{part}.{name}")
+        if said_by is not None and re.search(rf"\b{name}\b", message):
+            return f"{message}; the {name} is {said_by}'s"
+    return message
 
 
 def _leave_other_policies(layer: Layer, variable_of: Mapping[str, str | None]) -> None:
@@ -249,6 +257,8 @@ def _leave_what_means_nothing(layer: Layer, variable_of: Mapping[str, str | None
         if part in ("locality", "slow_start", "subset", "weight"):
             said = layer.get(f"{part}.{WORD_MEANS[part]}")
             idle = said is None or (part in ("locality", "weight") and said in KNOWN_MODES[part] and means_nothing(path, said))
+            if path == "weight.oob_interval_s" and not idle and not layer.get("weight.oob"):
+                idle, part = True, "weight.oob"
         else:
             idle = has_other_rules and means_nothing(path, mode)
         if idle and variable is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from meshlb.balance.hash_key import HashKeys
 from meshlb.balance.least_request import LeastRequest
 from meshlb.balance.p2c import P2C
 from meshlb.config import Config, environment, resolve_config
@@ -15,6 +16,7 @@ from meshlb.health.locality import Locality
 from meshlb.health.outlier import Outlier
 from meshlb.health.slow_start import SlowStart
 from meshlb.limit.settings import Limits
+from meshlb.load.weight import Weight
 from meshlb.pool.connection_settings import Connection
 from meshlb.resolve.settings import Discovery, Fallback
 
@@ -56,6 +58,8 @@ def _nothing_warned(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SLOW_START", "on", {"slow_start": SlowStart.of("on")}),
         ("LOCALITY", "prefer", {"locality": Locality(mode="prefer")}),
         ("LIMITS_MAX_IN_FLIGHT", "100", {"limits": Limits(max_in_flight=100)}),
+        ("HASH", '[{"metadata": "x", "terminal": true}]', {"hash": [{"metadata": "x", "terminal": True}]}),
+        ("HASH", "metadata:x, hint", {"hash": ["metadata:x", "hint"]}),
         ("CONNECTION", "off", {"connection": Connection(enabled=False)}),
         ("CONNECTION_HEALTH_CHECK", "shop.Orders", {"connection": Connection(health_check="shop.Orders")}),
         ("FIRST_ANSWER_TIMEOUT_S", "2", {"first_answer_timeout_s": 2.0}),
@@ -173,6 +177,7 @@ def test_a_variable_for_another_policys_field_is_left_aside_with_a_warning(caplo
         ("MESHLB_OUTLIER_CONSECUTIVE_5XX", "9", Config(outlier="envoy"), Config()),
         ("MESHLB_LOCALITY_OWN_SERVICE", "frontend.shop", Config(locality="prefer"), Config()),
         ("MESHLB_SLOW_START_AGGRESSION", "2", Config(slow_start="on"), Config()),
+        ("MESHLB_WEIGHT_OOB_INTERVAL_S", "5", Config(weight={"source": "a58", "oob": True}), Config(weight="a58")),
     ],
 )
 def test_a_variable_that_means_nothing_to_some_channels_takes_none_of_them_down(
@@ -215,3 +220,32 @@ def test_the_variables_that_say_where_the_process_runs_are_known(caplog: pytest.
     """The Downward API fills them in; they are no configuration, and no mistake."""
     assert resolve_config(None, {"MESHLB_NODE_NAME": "node-1", "MESHLB_ZONE": "eu-west-1a"})[0] == Config()
     assert caplog.records == []
+
+
+def test_turning_reports_out_of_band_off_turns_their_interval_off() -> None:
+    """The operator says one word, whatever code says beside it."""
+    code = Config(weight={"source": "a58", "oob": True, "oob_interval_s": 5})
+    assert resolve_config(code, {"MESHLB_FORCE_WEIGHT_OOB": "false"})[0].weight == Weight(source="a58")
+
+
+def test_a_variable_that_takes_the_room_from_codes_figure_is_named() -> None:
+    """``min_endpoints`` is code's; that it is too few is the variable's doing."""
+    with pytest.raises(
+        ConfigError, match=r"^subset\.min_endpoints=20: must be >= size=50; the size is MESHLB_FORCE_SUBSET_SIZE's$"
+    ):
+        resolve_config(Config(subset={"size": 10, "min_endpoints": 20}), {"MESHLB_FORCE_SUBSET_SIZE": "50"})
+
+
+@pytest.mark.parametrize("methods", [{}, {"/a.B/*": {"sources": ["metadata:y"]}}])
+def test_keys_that_are_off_are_off_for_each_method(methods: dict[str, Any]) -> None:
+    """Whatever code says of single ones; a variable for these may still follow."""
+    code = Config(hash={"sources": ["metadata:x"], "methods": methods})
+    assert resolve_config(code, {"MESHLB_FORCE_HASH": "off"})[0].hash == HashKeys(sources=())
+    again = {"MESHLB_FORCE_HASH": "off", "MESHLB_FORCE_HASH_METHODS": '{"/a.C/*": {"sources": ["hint"]}}'}
+    assert [pattern for pattern, _ in resolve_config(code, again)[0].hash.methods] == ["/a.C/*"]
+
+
+def test_a_list_of_sources_is_stronger_even_if_it_is_the_default() -> None:
+    """As the word ``hint`` is."""
+    for text in ('["hint"]', "hint"):
+        assert resolve_config(Config(hash=["metadata:x"]), {"MESHLB_FORCE_HASH": text})[0].hash == HashKeys()

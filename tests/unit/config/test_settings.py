@@ -115,7 +115,7 @@ def test_it_is_frozen_and_keyword_only() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().connect_timeout_s = 1.0  # type: ignore[misc]
     with pytest.raises(TypeError):
-        Config("p2c")  # type: ignore[misc]
+        Config("p2c")  # type: ignore[call-arg]
 
 
 def test_replace_keeps_the_rest() -> None:
