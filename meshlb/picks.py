@@ -228,8 +228,12 @@ class Pick:
             self._pool.put_aside(attempt.subchannel)
         else:
             outcome = Outcome.FAILURE
-        self._view.end(attempt, outcome)
-        self._call.close()
+        try:
+            self._view.end(attempt, outcome)
+        except Exception as bug:  # noqa: BLE001 - a metric of a user's own policy raised; the block itself did nothing wrong
+            self._pool.binding.count_internal_error(bug)
+        finally:
+            self._call.close()
 
     def __enter__(self) -> Endpoint:
         self._attempt = self._pool.wait(self._begin())

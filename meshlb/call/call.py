@@ -36,7 +36,7 @@ from meshlb.core.clock import Rng
 from meshlb.core.connectivity import Connectivity
 from meshlb.core.outcome import Outcome
 from meshlb.core.policy import PickInfo
-from meshlb.core.subchannel import Attempt
+from meshlb.core.subchannel import Attempt, Subchannel
 from meshlb.errors import ClosedError, DeadlineExceededError, NoEndpointError
 from meshlb.limit.gate import Gate, Wake
 from meshlb.limit.gates import Gates
@@ -92,6 +92,7 @@ class Call:
         "_story",
         "_stream",
         "_throttle",
+        "_tried",
         "_tries",
         "_view",
         "deadline_s",
@@ -133,6 +134,7 @@ class Call:
         self.last: Any = None
         self.under_way: Attempt | None = None  # begun last
         self.info = info
+        self._tried: frozenset[Subchannel] = frozenset()
         self.deadline_s = deadline_s
         self.wait_until_s: float | None = None
 
@@ -293,7 +295,12 @@ class Call:
         return "" if self._limits.budget.withdraw() else "the target's retry budget"
 
     def _avoid(self, attempt: Attempt) -> None:
-        self.info = self.info.avoiding(self.info.exclude | {attempt.subchannel})
+        """It goes elsewhere: not where it was tried, and, while there is somebody else, not where its caller wishes it away from."""
+        self._tried |= {attempt.subchannel}
+        avoided = self.info.exclude | self._tried
+        if avoided.issuperset(self._view.candidates):
+            avoided = self._tried
+        self.info = self.info.avoiding(avoided)
 
     def _wait_again_s(self, now_s: float) -> float | None:
         if not self.wait_for_ready or self._view.pool.over:

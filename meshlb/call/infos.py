@@ -39,6 +39,8 @@ class Infos:
         hashed = None
         if hashes:
             hashed = self._keys.hash_of(said.hash if key is None and said is not None else key, metadata)
+            if hashed is None:
+                view.pool.balancer.keyless += 1
         exclude = plain.exclude
         if said is not None and said.exclude:
             exclude = frozenset([sub for avoided in said.exclude for sub in _at(view.pool.snapshot.listed, avoided)])

@@ -76,6 +76,8 @@ def _weighted_round_robin(name: str, said: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(oob, bool):
             raise _error(f"{name} enableOobLoadReport", oob, "must be true or false")
         weight["oob"] = oob
+    if not weight.get("oob"):
+        weight.pop("oob_interval_s", None)  # as gRPC: without effect
     if "weightUpdatePeriod" in said:
         weight["update_s"] = max(weight["update_s"], 0.1)  # A58
     if "errorUtilizationPenalty" in said:
@@ -100,7 +102,10 @@ def _ring_hash(name: str, said: Mapping[str, Any]) -> dict[str, Any]:
 
 def _random_subsetting(name: str, said: Mapping[str, Any]) -> dict[str, Any]:
     size = _whole(name, said, "subsetSize", 1)
-    return {**first_known(said.get("childPolicy")), "subset": {"size": size, "min_endpoints": size}}  # of a pool of any size
+    child = first_known(said.get("childPolicy"))
+    if "subset" in child:
+        raise _error(f"{name} childPolicy", said["childPolicy"], "must not take a subset of the subset")
+    return {**child, "subset": {"size": size, "min_endpoints": size}}  # of a pool of any size
 
 
 _WEIGHT_TIMES = {
@@ -126,6 +131,10 @@ _READERS: Mapping[str, Callable[[str, Mapping[str, Any]], dict[str, Any]]] = {
 
 def _whole(name: str, said: Mapping[str, Any], field: str, minimum: int) -> int:
     value = said.get(field)
+    if isinstance(value, str) and value.isascii() and value.isdigit():  # protobuf's JSON writes 64-bit numbers so
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise _error(f"{name} {field}", value, f"must be a whole number >= {minimum}")
     return value

@@ -157,3 +157,12 @@ def test_nor_where_it_places_the_sessions_of_another_policy(target: str, mesh: M
         stub = echo_pb2_grpc.EchoStub(channel)
         assert len({stub.Get(REQUEST, timeout=5).pod for _ in range(20)}) == 1
     assert mesh.status()["internal_errors"]
+
+
+def test_nor_does_a_pick_where_the_policy_cannot_even_be_built(target: str, mesh: Mesh) -> None:
+    """It is balanced by ``random``, and what went wrong is counted."""
+    with mesh.pool(target, _config(_raise)).pick(timeout_s=5):
+        pass
+    (pool,) = mesh.status()["pools"].values()
+    assert pool["policy"] == "random"
+    assert mesh.status()["internal_errors"]

@@ -15,6 +15,7 @@ import pytest
 
 import meshlb
 from meshlb.core.hints import hints
+from meshlb.load.in_flight import LiveOnly
 from meshlb.mesh import Mesh
 from meshlb.picks import TargetPool
 from tests.support.aio import eventually
@@ -300,3 +301,24 @@ def test_a_key_of_another_type_is_refused_before_the_block(mesh: Mesh) -> None:
     """By name."""
     with pytest.raises(TypeError, match=r"pick: hash_key=1\.5: must be str, bytes or int"):
         mesh.pool(TARGET).pick(hash_key=1.5)  # type: ignore[arg-type]
+
+
+def test_a_users_metric_that_raises_at_the_end_costs_no_pick(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block goes on, its place of a limit comes back, and what went wrong is counted."""
+    pool = limited(mesh, max_in_flight=1)
+    with pool.pick(timeout_s=5):
+        pass
+    for sub in pool.binding.pool.snapshot.listed:
+
+        def on_end(*given: object) -> None:
+            raise RuntimeError("a bug of the user's")
+
+        metric = LiveOnly()
+        monkeypatch.setattr(type(metric), "on_end", on_end)
+        sub.metric = metric
+    for _ in range(3):
+        with pool.pick(timeout_s=1):
+            pass
+    assert told(mesh) == [(0, 0, 0)]
+    assert in_flight(mesh) == 0
+    assert mesh.status()["internal_errors"]

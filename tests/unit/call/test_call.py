@@ -438,6 +438,19 @@ def test_what_the_caller_excludes_stays_excluded_elsewhere() -> None:
     assert caller.call.info.method == ANY.method
 
 
+@pytest.mark.parametrize("policy", ["random", "round_robin", "p2c", "maglev"])
+def test_a_retry_does_not_return_while_only_the_callers_wish_speaks_against_the_others(policy: str) -> None:
+    """Two pods, one of which the caller wants to avoid: the other fails, so the retry goes where it was not."""
+    for seed in range(20):
+        bench = Bench(policy, seed=seed)
+        bench.publish(pod(1), pod(2))
+        bench.connect(READY, *bench.view.wanted())
+        caller = Caller(bench, exclude=frozenset({bench.sub(2)}), retry={**IDEMPOTENT, "wait": lambda state: 0.0})
+        first = caller.sent()
+        assert caller.end(first, Outcome.FAILURE, LOST) == 0.0
+        assert [first.subchannel, caller.sent().subchannel] == [bench.sub(1), bench.sub(2)]
+
+
 def test_an_empty_bucket_ends_the_call() -> None:
     """With what it got."""
     bench = connected(1, 2, 3)

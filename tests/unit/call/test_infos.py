@@ -122,3 +122,12 @@ def test_before_anything_is_known_nobody_is_to_be_avoided() -> None:
     pool = Pool("orders", policy_of("p2c").build(rng), clock=ManualClock(), rng=rng, new_lock=threading.Lock)
     with hints(exclude="10.0.0.1:80"):
         assert infos().of(pool.view(Listener())) is PLAIN
+
+
+def test_calls_without_a_key_are_counted_where_the_policy_wants_one() -> None:
+    """``status()`` shows who forgot it."""
+    view = view_of(Hashing())
+    for metadata in (None, [], [("other", "7")], [("user", "7")]):
+        infos("metadata:user").of(view, metadata)
+    assert view.pool.describe()["keyless"] == 3
+    assert "keyless" not in view_of("p2c").pool.describe()

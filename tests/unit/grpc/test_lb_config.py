@@ -55,6 +55,14 @@ from meshlb.grpc import lb_config
             {"policy": {"name": "ring_hash", "minimum_ring_size": 100, "maximum_ring_size": 200}, "hash": ["metadata:x-user"]},
         ),
         (
+            {"ring_hash": {"minRingSize": "100", "maxRingSize": 200.0}},
+            {"policy": {"name": "ring_hash", "minimum_ring_size": 100, "maximum_ring_size": 200}},
+        ),
+        (
+            {"weighted_round_robin": {"enableOobLoadReport": False, "oobReportingPeriod": "10s", "blackoutPeriod": "10s"}},
+            {"policy": "weighted_round_robin", "weight": {"source": "a58", "oob": False, "blackout_s": 10.0}},
+        ),
+        (
             {"random_subsetting_experimental": {"subsetSize": 7, "childPolicy": [{"unknown": {}}, {"p2c": {}}]}},
             {"policy": "p2c", "subset": {"size": 7, "min_endpoints": 7}},
         ),
@@ -83,6 +91,15 @@ def test_each_of_grpcs_policies_becomes_fields_of_a_config(written: dict[str, An
         ),
         ({"random_subsetting": {"subsetSize": 3}}, "loadBalancingConfig=None: must be a list of objects"),
         ({"round_robin": 3}, "round_robin=3: must be an object"),
+        (
+            {
+                "random_subsetting": {
+                    "subsetSize": 3,
+                    "childPolicy": [{"random_subsetting": {"subsetSize": 2, "childPolicy": [{"p2c": {}}]}}],
+                }
+            },
+            "must not take a subset of the subset",
+        ),
     ],
 )
 def test_a_setting_out_of_its_range_is_an_error_that_says_so(written: dict[str, Any], rule: str) -> None:
