@@ -30,7 +30,16 @@ T = TypeVar("T")
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 (also when the reader of the output is gone), 2 for what cannot be run, 130 after Ctrl-C."""
     asked = _parser().parse_args(arguments)
-    logging.getLogger("meshlb").setLevel(logging.ERROR)  # of ejections, which are what a scenario is about
+    log = logging.getLogger("meshlb")
+    level = log.level
+    log.setLevel(logging.ERROR)  # not of ejections, which are what a scenario is about
+    try:
+        return _main(asked)
+    finally:
+        log.setLevel(level)
+
+
+def _main(asked: argparse.Namespace) -> int:
     try:
         policies = {name: Config(policy=name, outlier=asked.outlier) for name in asked.policies}
         if asked.svg:
